@@ -1,0 +1,35 @@
+"""jaxkit: a functional research library for JAX and Flax.
+
+Importing it is quick: a submodule (and jax with it) is loaded when it is first used.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_SUBMODULES = (
+    "checks",
+    "configs",
+    "data",
+    "losses",
+    "means",
+    "metrics",
+    "models",
+    "objectives",
+    "parallel",
+    "random",
+    "recipe",
+    "runs",
+    "types",
+    "updates",
+)
+
+
+def __getattr__(name: str):
+    if name in _SUBMODULES:
+        return importlib.import_module(f"jaxkit.{name}")
+    raise AttributeError(f"module 'jaxkit' has no attribute {name!r}; it has: {', '.join(_SUBMODULES)}")
+
+
+def __dir__() -> list[str]:
+    return [*_SUBMODULES, "__version__"]

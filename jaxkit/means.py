@@ -1,0 +1,88 @@
+"""What is averaged travels as a sum: totals and counts are added, and divided once.
+
+Examples, microbatches, devices and hosts are all summed over with the same `+`, so padding, uneven
+batches, accumulation and every layout give the same number.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkit import checks
+
+
+def add(a: Any, b: Any) -> Any:
+    """Adds two additive states (or any two pytrees) leaf by leaf.
+
+    Example:
+        >>> add({"x": 1}, {"x": 2})
+        {'x': 3}
+    """
+    return jax.tree.map(lambda x, y: x + y, a, b)
+
+
+def require_examples(count: Any) -> None:
+    """Raises on the host where nothing was counted; says nothing in a trace, where nan will tell.
+
+    Raises:
+        ValueError: a count is zero.
+    """
+    if not isinstance(count, jax.core.Tracer) and not np.all(np.asarray(count)):
+        raise ValueError(
+            "mean of nothing: no example was counted; is every example masked, or the split empty?"
+        )
+
+
+class Mean(NamedTuple):
+    """A sum and the number of what was summed: `a + b` adds both, `compute()` divides.
+
+    total: a pytree of f32[...]
+    count: f32[], the number (or summed weight) of the examples in `total`
+
+    Example:
+        >>> (Mean(6.0, 2.0) + Mean(0.0, 1.0)).compute()
+        2.0
+    """
+
+    total: Any
+    count: Any
+
+    def __add__(self, other: "Mean") -> "Mean":  # type: ignore[override]  # a sum, not a concatenation
+        return add(self, other)
+
+    def compute(self) -> Any:
+        """The average, `total / count`.
+
+        Raises:
+            ValueError: on the host, nothing was counted.
+        """
+        require_examples(self.count)
+        return jax.tree.map(lambda total: total / self.count, self.total)
+
+
+def mean(values: jax.Array, mask: jax.Array | None = None) -> Mean:
+    """The `Mean` of per-example values, without those that the mask leaves out.
+
+    values [batch, ...], mask bool[batch, ...] with as many or fewer axes -> Mean of f32[], f32[].
+
+    A masked value is replaced before the sum, so a masked nan or infinity does no harm.
+
+    Raises:
+        ValueError: the mask's shape is not the beginning of the values' shape.
+
+    Example:
+        >>> float(mean(jnp.array([1.0, 3.0, 99.0]), jnp.array([True, True, False])).compute())
+        2.0
+    """
+    values = jnp.asarray(values, jnp.float32)
+    if mask is None:
+        return Mean(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
+    if values.shape[: mask.ndim] != mask.shape:
+        raise ValueError(
+            f"mask: came {checks.describe(mask)}, wanted the beginning of the values' shape {values.shape}"
+        )
+    mask = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+    mask = jnp.broadcast_to(mask, values.shape)
+    return Mean(jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32))

@@ -1,0 +1,42 @@
+"""Keys by name and by step. One seed makes one root key; nothing carries a key from step to step.
+
+Whoever needs randomness derives it: `at(named(key, "dropout"), step)`. So a resumed run draws what an
+uninterrupted one would have drawn, and adding a consumer changes nobody else's draws.
+"""
+
+import zlib
+
+import jax
+
+from jaxkit import checks
+from jaxkit.types import Key
+
+
+def named(key: Key, name: str) -> Key:
+    """The key for one purpose: the same name gives the same key on every machine.
+
+    Raises:
+        TypeError: not a typed key.
+
+    Example:
+        >>> key = jax.random.key(0)
+        >>> bool(named(key, "init") == named(key, "augment"))
+        False
+    """
+    checks.key(key)
+    # CRC-32 because it is stable across processes, which Python's hash() is not.
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+
+
+def at(key: Key, step: int | jax.Array) -> Key:
+    """The key for one step (or microbatch, or device): a function of the number alone.
+
+    Raises:
+        TypeError: not a typed key.
+
+    Example:
+        >>> at(jax.random.key(0), 7).shape
+        ()
+    """
+    checks.key(key)
+    return jax.random.fold_in(key, step)

@@ -1,0 +1,173 @@
+"""The contracts of jaxkit, on one page: signatures of plain functions.
+
+There is nothing to inherit from. A function (or a `NamedTuple` of functions) that fits a signature
+here is a component, wherever it is defined.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import jax
+import numpy as np
+
+Key = jax.Array
+"""A typed PRNG key, shape (). Made by `jax.random.key(seed)`; whoever receives it consumes it."""
+
+Params = Any
+"""A pytree of arrays that gradients are taken of."""
+
+Extra = Any
+"""A pytree of what changes without a gradient (batch statistics); `{}` for most models."""
+
+Batch = Mapping[str, jax.Array | np.ndarray]
+"""`{name: array[batch, ...]}`; an optional "mask": bool[batch] is False where an example is padding."""
+
+
+class Additive(Protocol):
+    """A metric's state: states of disjoint examples are added, then computed once."""
+
+    def __add__(self, other: Any) -> Any:
+        """The state of both sets of examples together."""
+
+    def compute(self) -> Any:
+        """The metric's value; an error on the host where no example was counted, nan in a trace."""
+
+
+Metrics = Mapping[str, Additive]
+
+
+class Model(NamedTuple):
+    """A network as two pure functions; hyperparameters are bound by whoever made it.
+
+    init:  (key, inputs) -> (params, extra)
+    apply: (params, extra, inputs, *, key=None, train=False) -> (outputs, extra)
+    """
+
+    init: Callable[[Key, Any], tuple[Params, Extra]]
+    apply: Callable[..., tuple[Any, Extra]]
+
+
+Loss = Callable[[Any, Any], jax.Array]
+"""(outputs, targets) -> f32[batch]: per example, unreduced."""
+
+Metric = Callable[..., Additive]
+"""(outputs, targets, mask: bool[batch] | None) -> Additive."""
+
+Augmentation = Callable[[Batch, Key], Batch]
+"""(batch, key) -> batch: pure, on the device, as many examples out as in."""
+
+Objective = Callable[[Params, Extra, Batch, Key], tuple[Any, tuple[Metrics, Extra]]]
+"""(params, extra, batch, key) -> (Mean of the loss, ({name: additive}, extra))."""
+
+Gradients = Callable[[Params, Extra, Batch, Key], tuple[Any, Metrics, Extra]]
+"""(params, extra, batch, key) -> (Mean of params: summed gradients and count, {name: additive}, extra)."""
+
+
+class State(NamedTuple):
+    """All that changes while training. What is not here is a function of (seed, name, step)."""
+
+    step: jax.Array  # i32[]: the number of updates taken
+    params: Params
+    opt_state: Any
+    extra: Extra
+
+
+Update = Callable[[State, Any, Key], tuple[State, Metrics]]
+"""(state, batch, key) -> (state, {name: additive}). Folds `state.step` into the key itself."""
+
+Evaluate = Callable[[Params, Extra, Batch], Metrics]
+"""(params, extra, batch) -> {name: additive}."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Layout(NamedTuple):
+    """How one program is spread over devices.
+
+    put_state:        pytree -> the same on the devices, whole on each (or sharded, where the layout says so)
+    put_batch:        (batch, axis=0) -> the same global batch, split along `axis`
+    across:           Gradients -> Gradients, summed over what this layout splits
+    compile:          Update -> Update; donates the state it is given
+    compile_evaluate: Evaluate -> Evaluate, summed over what this layout splits
+    num_devices:      by how many devices a batch is divided
+    """
+
+    put_state: Callable[[Any], Any]
+    put_batch: Callable[..., Any]
+    across: Callable[[Gradients], Gradients]
+    compile: Callable[[Update], Update]
+    compile_evaluate: Callable[[Evaluate], Evaluate]
+    num_devices: int
+
+
+class Field(NamedTuple):
+    """One field of an example: its shape and dtype, and how many classes it names where it is a label."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    num_classes: int | None = None
+
+
+class Source(NamedTuple):
+    """Random access to the examples of one split; nothing is read before `open`.
+
+    name:   what to call it in messages: "digits/train"
+    schema: {name: Field} of one example, known before any data is read
+    open:   () -> Examples
+    """
+
+    name: str
+    schema: Mapping[str, Field]
+    open: Callable[[], "Examples"]
+
+
+class Examples(NamedTuple):
+    """An opened source.
+
+    size:     the number of examples
+    read:     i64[n] -> {name: array[n, ...]}, decoded, in that order
+    manifest: what exactly is read: name, version, split, size, schema, SHA-256 over the decoded records
+    arrays:   {name: array[size, ...]} where all of it is in memory, else None
+    """
+
+    size: int
+    read: Callable[[np.ndarray], dict[str, np.ndarray]]
+    manifest: Mapping[str, Any]
+    arrays: Mapping[str, np.ndarray] | None
+
+
+class Stream(Protocol):
+    """Batches by number: `stream[n]` for any n, in any order, with no history."""
+
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        """Batch `step`."""
+
+
+class Recipe(NamedTuple):
+    """All that a run needs, as functions of explicit arguments; what `recipe(config)` returns.
+
+    data:     {split: Source}; "train" is trained on, every other split is evaluated
+    init:     key -> State
+    update:   Update, not yet compiled
+    evaluate: Evaluate, not yet compiled
+    predict:  (params, extra, batch) -> {name: array[batch, ...]}
+    layout:   Layout
+    """
+
+    data: Mapping[str, Source]
+    init: Callable[[Key], State]
+    update: Update
+    evaluate: Evaluate
+    predict: Callable[[Params, Extra, Batch], Mapping[str, jax.Array]]
+    layout: Layout
+
+
+class Writer(NamedTuple):
+    """Where recorded values go beside `metrics.jsonl`.
+
+    write: (step, {name: float}) -> None
+    close: () -> None
+    """
+
+    write: Callable[[int, Mapping[str, float]], None]
+    close: Callable[[], None]
