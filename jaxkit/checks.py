@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-class UsageError(ValueError):
-    """A mistake that one line explains: the command line prints the line and exits with code 2."""
+from jaxkit.errors import UsageError as UsageError
 
 
 def describe(value: Any) -> str:

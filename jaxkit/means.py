@@ -62,6 +62,25 @@ class Mean(NamedTuple):
         return jax.tree.map(lambda total: total / self.count, self.total)
 
 
+def included(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
+    """Which values are counted, bool[shape]: the mask repeated along the axes that it lacks; None: all.
+
+    Raises:
+        ValueError: the mask's shape is not the beginning of the values' shape.
+
+    Example:
+        >>> included(jnp.array([True, False]), (2, 3)).sum(axis=1).tolist()
+        [3, 0]
+    """
+    if mask is None:
+        return jnp.ones(shape, bool)
+    if shape[: mask.ndim] != mask.shape:
+        raise ValueError(
+            f"mask: came {checks.describe(mask)}, wanted the beginning of the values' shape {shape}"
+        )
+    return jnp.broadcast_to(jnp.asarray(mask, bool).reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
+
+
 def mean(values: jax.Array, mask: jax.Array | None = None) -> Mean:
     """The `Mean` of per-example values, without those that the mask leaves out.
 
@@ -79,10 +98,5 @@ def mean(values: jax.Array, mask: jax.Array | None = None) -> Mean:
     values = jnp.asarray(values, jnp.float32)
     if mask is None:
         return Mean(jnp.sum(values), jnp.asarray(values.size, jnp.float32))
-    if values.shape[: mask.ndim] != mask.shape:
-        raise ValueError(
-            f"mask: came {checks.describe(mask)}, wanted the beginning of the values' shape {values.shape}"
-        )
-    mask = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
-    mask = jnp.broadcast_to(mask, values.shape)
+    mask = included(mask, values.shape)
     return Mean(jnp.sum(jnp.where(mask, values, 0.0)), jnp.sum(mask, dtype=jnp.float32))

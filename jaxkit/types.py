@@ -23,6 +23,17 @@ Batch = Mapping[str, jax.Array | np.ndarray]
 """`{name: array[batch, ...]}`; an optional "mask": bool[batch] is False where an example is padding."""
 
 
+class Indexed(NamedTuple):
+    """A batch by reference: data that lives on the devices, and which of its examples to take.
+
+    arrays: {name: array[size, ...]}, the same at every step
+    index:  i32[batch]
+    """
+
+    arrays: Batch
+    index: jax.Array | np.ndarray
+
+
 class Additive(Protocol):
     """A metric's state: states of disjoint examples are added, then computed once."""
 
@@ -73,7 +84,7 @@ class State(NamedTuple):
 
 
 Update = Callable[[State, Any, Key], tuple[State, Metrics]]
-"""(state, batch, key) -> (state, {name: additive}). Folds `state.step` into the key itself."""
+"""(state, batch: Batch | Indexed, key) -> (state, {name: additive}). Folds `state.step` into the key itself."""
 
 Evaluate = Callable[[Params, Extra, Batch], Metrics]
 """(params, extra, batch) -> {name: additive}."""

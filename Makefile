@@ -1,0 +1,58 @@
+# make train   install what is pinned, train on the digits
+# make test    all that CI runs; PYTHON=python3.12 for another interpreter
+# make check   the quick part: format, lint, types, tests that are not slow
+# make bench   the benchmarks
+# make lock    write requirements.lock anew
+
+PYTHON ?= python3
+VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -q
+
+.PHONY: train test test-core check bench lock format
+
+train: $(INSTALLED)
+	@$(BIN)/python experiments/image_classification.py --config=configs/digits.py
+
+test: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -n 2
+
+# What a second interpreter is held to: the functional core, without the slow tests and the notebook.
+test-core: $(INSTALLED)
+	$(PYTEST) -n 2 -m "not slow"
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(PYTEST) -n 2 -m "not slow"
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/feed.py
+	$(BIN)/python benchmarks/start.py
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxkit needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
+	@echo "Installing into $(VENV) (about a gigabyte, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(INSTALLED)
+
+# One lock for every supported Python and platform: versions and hashes, no index.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet uv
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --no-extra tensorflow \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
+	  --output-file requirements.lock
+	rm -r $(VENV)-lock

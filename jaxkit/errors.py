@@ -1,0 +1,22 @@
+"""The one error for a user's mistake, and the nearest name; needs no jax, so that reading a config is quick."""
+
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A mistake that one line explains: the command line prints the line and exits with code 2."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """How a message about an unknown name goes on: with the nearest known one, where there is one.
+
+    Example:
+        >>> "no 'feature'" + did_you_mean("feature", ["features", "num_classes"])
+        "no 'feature'; did you mean 'features'?"
+        >>> "no 'zzz'" + did_you_mean("zzz", ["features"])
+        "no 'zzz'."
+    """
+    import difflib  # here, because only a mistake needs it
+
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else "."

@@ -1,0 +1,24 @@
+"""Models, one file per family. Each public function returns a `Model`: two pure functions.
+
+`mlp` and `cnn` are plain JAX; `resnet` and `from_linen` need Flax, which is imported only when one of them is used.
+"""
+
+import importlib
+
+_FAMILIES = {
+    "cnn": "convolutional",
+    "from_linen": "linen",
+    "mlp": "feedforward",
+    "resnet": "residual",
+    "standardized": "inputs",
+}
+
+
+def __getattr__(name: str):
+    if name in _FAMILIES:
+        return getattr(importlib.import_module(f"jaxkit.models.{_FAMILIES[name]}"), name)
+    raise AttributeError(f"module 'jaxkit.models' has no attribute {name!r}; it has: {', '.join(_FAMILIES)}")
+
+
+def __dir__() -> list[str]:
+    return list(_FAMILIES)

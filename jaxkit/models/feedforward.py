@@ -1,0 +1,179 @@
+"""The multilayer perceptron, in plain JAX."""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxkit import checks
+from jaxkit.models.inputs import check_floats
+from jaxkit.random import named
+from jaxkit.types import Key, Model
+
+Activation = Callable[[jax.Array], jax.Array]
+"""f32[...] -> f32[...], elementwise."""
+
+
+def mlp(
+    *,
+    num_classes: int,
+    features: tuple[int, ...] = (256, 256),
+    activation: Activation = jax.nn.relu,
+    dropout: float = 0.0,
+) -> Model:
+    """A multilayer perceptron over flattened inputs.
+
+    inputs: float[batch, ...] -> logits: f32[batch, num_classes]
+
+    Args:
+        num_classes: the number of outputs; for a regression, of targets.
+        features: the sizes of the hidden layers; `()` is a linear model.
+        activation: after each hidden layer; in a config `{"function": "jax.nn.gelu"}`.
+        dropout: the fraction of each hidden layer that is dropped in training; needs a key then.
+
+    Raises:
+        TypeError: an argument of another type; inputs that are not floats.
+        ValueError: a size below 1, a dropout outside [0, 1); inputs that do not fit; a key that is missing.
+
+    Example:
+        >>> model = mlp(num_classes=10, features=(32,))
+        >>> params, extra = model.init(jax.random.key(0), jnp.zeros((2, 8, 8)))
+        >>> jax.tree.map(jnp.shape, params)
+        {'dense_0': {'bias': (32,), 'kernel': (64, 32)}, 'output': {'bias': (10,), 'kernel': (32, 10)}}
+    """
+    check_sizes(num_classes=num_classes, features=features)
+    check_activation(activation)
+    check_rate(dropout=dropout)
+    hidden = {f"dense_{i}": size for i, size in enumerate(features)}
+
+    def init(key, inputs):
+        _check_inputs(inputs)
+        params, size = {}, math.prod(inputs.shape[1:])
+        for name, out in hidden.items():
+            params[name] = affine(named(key, name), jax.nn.initializers.he_normal(), (size, out))
+            size = out
+        output = named(key, "output")
+        return params | {
+            "output": affine(output, jax.nn.initializers.lecun_normal(), (size, num_classes))
+        }, {}
+
+    def apply(params, extra, inputs, *, key=None, train=False):
+        _check_inputs(inputs)
+        x = jnp.reshape(inputs, (inputs.shape[0], math.prod(inputs.shape[1:]))).astype(jnp.float32)
+        first = params[next(iter(hidden), "output")]["kernel"]
+        checks.shapes(kernel=(first, "features _"), inputs=(x, "batch features"))
+        for name in hidden:
+            x = activation(_dense(params[name], x))
+            if train:
+                x = drop(x, key, rate=dropout, name=name)
+        return _dense(params["output"], x), extra
+
+    return Model(init, apply)
+
+
+def affine(key: Key, initializer: Callable[..., jax.Array], shape: tuple[int, ...]) -> dict[str, jax.Array]:
+    """The parameters of one layer: a kernel of the given shape, and a bias of zeros for its last axis.
+
+    Example:
+        >>> jax.tree.map(jnp.shape, affine(jax.random.key(0), jax.nn.initializers.he_normal(), (3, 4)))
+        {'bias': (4,), 'kernel': (3, 4)}
+    """
+    return {"kernel": initializer(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1:], jnp.float32)}
+
+
+def drop(x: jax.Array, key: Key | None, *, rate: float, name: str) -> jax.Array:
+    """Dropout: each value is zero with probability `rate`, else divided by `1 - rate`.
+
+    Args:
+        x: f32[...].
+        key: the key of the whole model; not used where the rate is 0.
+        rate: in [0, 1).
+        name: of the layer, so that each layer draws its own.
+
+    Raises:
+        ValueError: there is no key.
+
+    Source:
+        Srivastava et al. 2014, in the inverted form, which leaves evaluation alone.
+
+    Example:
+        >>> drop(jnp.ones(3), None, rate=0.0, name="dense_0").tolist()
+        [1.0, 1.0, 1.0]
+    """
+    if rate == 0:
+        return x
+    if key is None:
+        raise ValueError(
+            f"key: came None, wanted one typed key: dropout={rate} draws in training; "
+            "call apply(params, extra, inputs, key=key, train=True)"
+        )
+    keep = jax.random.bernoulli(named(key, name), 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0.0)
+
+
+def check_sizes(**values: int | tuple[int, ...]) -> None:
+    """Checks the sizes of layers: each a whole number from 1 on, or a tuple of them.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below 1.
+
+    Example:
+        >>> check_sizes(num_classes=10, features=(32, 64))
+    """
+    for name, value in values.items():
+        several = isinstance(value, tuple | list)
+        for i, size in enumerate(value if several else [value]):  # type: ignore[arg-type, list-item]
+            where = f"{name}[{i}]" if several else name
+            if isinstance(size, bool) or not isinstance(size, numbers.Integral):
+                raise TypeError(f"{where}: came {checks.describe(size)}, wanted a whole number >= 1")
+            checks.at_least(1, **{where: int(size)})
+
+
+def check_activation(activation: Any) -> None:
+    """Checks that the activation is a function.
+
+    Raises:
+        TypeError: it is something else, such as its name.
+
+    Example:
+        >>> check_activation(jax.nn.gelu)
+    """
+    if not callable(activation):
+        raise TypeError(
+            f"activation: came {checks.describe(activation)}, wanted a function: jax.nn.gelu, "
+            'or in a config {"function": "jax.nn.gelu"}'
+        )
+
+
+def check_rate(**values: float) -> None:
+    """Checks that each rate is a number in [0, 1).
+
+    Raises:
+        TypeError: not a number.
+        ValueError: outside.
+
+    Example:
+        >>> check_rate(dropout=0.5)
+    """
+    checks.at_least(0, **values)
+    for name, value in values.items():
+        if value >= 1:
+            raise ValueError(f"{name}: came {value}, wanted a number in [0, 1)")
+
+
+def _dense(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    # Rank by hand: adding [features] to [batch, features] would be a rank promotion.
+    return x @ params["kernel"] + params["bias"][None, :]
+
+
+def _check_inputs(inputs: Any) -> None:
+    if len(inputs.shape) < 2:
+        raise ValueError(
+            f"inputs: came {checks.describe(inputs)}, wanted [batch, ...] with at least one axis of features; "
+            "inputs[:, None] makes one feature of each number, inputs[None] one example of them all"
+        )
+    check_floats(inputs)

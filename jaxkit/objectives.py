@@ -1,0 +1,153 @@
+"""A model and a loss become an objective: what is minimised, and what is measured on the way.
+
+An objective of one's own is a function of the same signature; nothing here is special:
+
+    def objective(params, extra, batch, key):
+        outputs, extra = model.apply(params, extra, batch["image"], key=key, train=True)
+        losses = loss(outputs, batch["label"])
+        return means.mean(losses, batch.get("mask")), ({}, extra)
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from jaxkit import checks, random
+from jaxkit.means import mean
+from jaxkit.types import Augmentation, Evaluate, Loss, Metric, Metrics, Model, Objective
+
+
+def classification(
+    model: Model,
+    loss: Loss,
+    *,
+    num_classes: int,
+    metrics: Mapping[str, Metric] = {},
+    augment: Augmentation | None = None,
+    inputs: str = "image",
+    targets: str = "label",
+) -> Objective:
+    """The mean loss of a classifier over a batch `{inputs: [batch, ...], targets: i32[batch]}`.
+
+    `metrics` are computed from the training outputs; `augment` is applied first, with a key of its own.
+
+    Raises:
+        ValueError: when traced: the logits are not [batch, num_classes], the labels not [batch], a
+            metric is called "loss".
+        TypeError: when traced: the labels are not integers.
+
+    Example:
+        >>> import jax, optax
+        >>> from jaxkit import models
+        >>> objective = classification(
+        ...     models.mlp(num_classes=10), optax.softmax_cross_entropy_with_integer_labels, num_classes=10)
+    """
+    _check_metrics(metrics)
+
+    def objective(params, extra, batch, key):
+        outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs)
+        _check_classes(outputs, batch[targets], num_classes)
+        value, measured = _measure(outputs, batch, loss, metrics, targets)
+        return value, (measured, extra)
+
+    return objective
+
+
+def regression(
+    model: Model,
+    loss: Loss,
+    *,
+    metrics: Mapping[str, Metric] = {},
+    augment: Augmentation | None = None,
+    inputs: str = "inputs",
+    targets: str = "targets",
+) -> Objective:
+    """The mean loss of a regressor over a batch `{inputs: [batch, ...], targets: f32[batch, ...]}`.
+
+    An elementwise loss (as in optax) is averaged over the axes behind the first.
+
+    Raises:
+        ValueError: when traced: outputs and targets differ in shape, a metric is called "loss".
+
+    Example:
+        >>> import optax
+        >>> from jaxkit import models
+        >>> objective = regression(models.mlp(num_classes=1), optax.losses.squared_error)
+    """
+    _check_metrics(metrics)
+
+    def objective(params, extra, batch, key):
+        outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs)
+        _check_same_shape(outputs, batch[targets])
+        value, measured = _measure(outputs, batch, loss, metrics, targets)
+        return value, (measured, extra)
+
+    return objective
+
+
+def evaluation(
+    model: Model,
+    loss: Loss,
+    *,
+    metrics: Mapping[str, Metric] = {},
+    inputs: str = "image",
+    targets: str = "label",
+) -> Evaluate:
+    """The loss and the metrics of a model as it is served: no augmentation, no dropout, nothing learned.
+
+    Returns:
+        (params, extra, batch) -> {"loss": Mean, name: additive}.
+
+    Raises:
+        ValueError: a metric is called "loss".
+
+    Example:
+        >>> import optax
+        >>> from jaxkit import metrics, models
+        >>> evaluate = evaluation(models.mlp(num_classes=10),
+        ...     optax.softmax_cross_entropy_with_integer_labels, metrics={"accuracy": metrics.accuracy})
+    """
+    _check_metrics(metrics)
+
+    def evaluate(params, extra, batch) -> Metrics:
+        outputs, _ = model.apply(params, extra, batch[inputs])
+        value, measured = _measure(outputs, batch, loss, metrics, targets)
+        return {"loss": value, **measured}
+
+    return evaluate
+
+
+def _train(model, params, extra, batch, key, augment, inputs):
+    if augment is not None:
+        batch = augment(batch, random.named(key, "augment"))
+    outputs, extra = model.apply(params, extra, batch[inputs], key=random.named(key, "model"), train=True)
+    return outputs, batch, extra
+
+
+def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], targets: str):
+    mask = batch.get("mask")
+    values = loss(outputs, batch[targets])
+    if values.ndim > 1:
+        values = jnp.mean(values.reshape(values.shape[0], -1), axis=1)
+    checks.shapes(loss=(values, str(batch[targets].shape[0])))
+    return mean(values, mask), {
+        name: metric(outputs, batch[targets], mask) for name, metric in metrics.items()
+    }
+
+
+def _check_metrics(metrics: Mapping[str, Metric]) -> None:
+    if "loss" in metrics:
+        raise ValueError("metrics: came one called 'loss', which is the loss itself: give it another name")
+
+
+def _check_classes(logits, labels, num_classes: int) -> None:
+    checks.shapes(labels=(labels, "batch"), logits=(logits, f"batch {num_classes}"))
+    checks.dtypes(labels=(labels, jnp.integer))
+
+
+def _check_same_shape(outputs, targets) -> None:
+    if outputs.shape != targets.shape:
+        raise ValueError(
+            f"outputs: came {checks.describe(outputs)}, wanted the targets' shape {targets.shape}"
+        )
