@@ -82,6 +82,21 @@ def dtypes(**arrays: tuple[Any, Any]) -> None:
             raise TypeError(f"{name}: came {describe(array)}, wanted dtype {wanted}")
 
 
+def labels(logits: Any, labels: Any) -> None:
+    """Checks logits [..., classes] against labels int[...]: one integer for each row of logits.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+        TypeError: the labels are not integers.
+
+    Example:
+        >>> labels(np.zeros((8, 10)), np.zeros(8, np.int32))
+    """
+    shapes(logits=(logits, "... classes"))
+    shapes(labels=(labels, " ".join(map(str, jnp.shape(logits)[:-1]))))
+    dtypes(labels=(labels, jnp.integer))
+
+
 def key(key: Any) -> None:
     """Checks that `key` is one typed PRNG key.
 

@@ -1,4 +1,4 @@
-"""The one error for a user's mistake, and the nearest name; needs no jax, so that reading a config is quick."""
+"""The one error for a user's mistake, and the nearest name; without jax, so that a config is read quickly."""
 
 from collections.abc import Iterable
 

@@ -35,6 +35,30 @@ def require_examples(count: Any) -> None:
         )
 
 
+def numbers(state: Any) -> tuple[Any, Any]:
+    """(module, state) to compute with: numpy and float64 on the host, jax.numpy as it is in a trace.
+
+    Example:
+        >>> module, (total,) = numbers((jnp.ones(3),))
+        >>> module.__name__, total.dtype
+        ('numpy', dtype('float64'))
+    """
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
+        return jnp, state
+    return np, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), state)
+
+
+def ratio(total: Any, count: Any, empty: float = np.nan) -> Any:
+    """`total / count`, without a warning, and `empty` where the count is 0.
+
+    Example:
+        >>> ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0])).tolist()
+        [0.5, nan]
+    """
+    module, (total, count) = numbers((total, count))
+    return module.where(count == 0, empty, total / module.where(count == 0, 1, count))
+
+
 class Mean(NamedTuple):
     """A sum and the number of what was summed: `a + b` adds both, `compute()` divides.
 
@@ -78,7 +102,7 @@ def included(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
         raise ValueError(
             f"mask: came {checks.describe(mask)}, wanted the beginning of the values' shape {shape}"
         )
-    return jnp.broadcast_to(jnp.asarray(mask, bool).reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
+    return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
 
 
 def mean(values: jax.Array, mask: jax.Array | None = None) -> Mean:

@@ -163,6 +163,9 @@ class Recipe(NamedTuple):
     evaluate: Evaluate, not yet compiled
     predict:  (params, extra, batch) -> {name: array[batch, ...]}
     layout:   Layout
+    picture:  (path, rows of the record, batch of a held-out split, its predictions) -> None, draws at the
+              end of a run; None for no picture
+    steps_per_call: how many steps one call takes; None: chosen by the backend and by what is in the step
     """
 
     data: Mapping[str, Source]
@@ -171,6 +174,8 @@ class Recipe(NamedTuple):
     evaluate: Evaluate
     predict: Callable[[Params, Extra, Batch], Mapping[str, jax.Array]]
     layout: Layout
+    picture: Callable[..., None] | None = None
+    steps_per_call: int | None = None
 
 
 class Writer(NamedTuple):

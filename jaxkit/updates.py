@@ -282,18 +282,18 @@ def loop(body, carry, xs, *, unroll: bool | None = None):
     """
     if unroll is None:
         first = jax.tree.map(lambda x: x[0], xs)
-        unroll = slow_in_a_loop(body, carry, first)
+        unroll = slow_in_a_loop(jax.make_jaxpr(body)(carry, first))
     return jax.lax.scan(body, carry, xs, unroll=bool(unroll) or 1)
 
 
-def slow_in_a_loop(function, *args) -> bool:
-    """Whether a program is one that this backend runs slowly inside a loop: convolutions on a CPU.
+def slow_in_a_loop(jaxpr) -> bool:
+    """Whether a (closed) jaxpr is one that this backend runs slowly inside a loop: convolutions on a CPU.
 
     Example:
-        >>> slow_in_a_loop(lambda x: x @ x, jnp.ones((2, 2)))
+        >>> slow_in_a_loop(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))))
         False
     """
-    return jax.default_backend() == "cpu" and _has_convolution(jax.make_jaxpr(function)(*args).jaxpr)
+    return jax.default_backend() == "cpu" and _has_convolution(jaxpr.jaxpr)
 
 
 def _has_convolution(jaxpr) -> bool:

@@ -8,10 +8,10 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
+from jaxkit.configs.leaves import came, check_key, check_text, is_mapping
 from jaxkit.errors import UsageError, did_you_mean
 
 
@@ -44,7 +44,7 @@ class Frozen(Mapping[str, Any]):
     def __init__(self, tree: Any, where: str = "config") -> None:
         keys = list(tree.keys())
         for key in keys:
-            _check_key(key, where)
+            check_key(key, where)
         items = {key: frozen_value(tree[key], f"{where}.{key}") for key in sorted(keys)}
         object.__setattr__(self, "_items", items)
         object.__setattr__(self, "_where", where)
@@ -78,12 +78,12 @@ class Frozen(Mapping[str, Any]):
         if not is_mapping(other):
             return NotImplemented
         try:
-            return to_json(self) == to_json(other)
+            return text(self) == text(freeze(other))
         except UsageError:
             return False
 
     def __hash__(self) -> int:
-        return hash(to_json(self))
+        return hash(text(self))
 
     def __repr__(self) -> str:
         return f"Frozen({thaw(self)!r})"
@@ -102,20 +102,13 @@ def no_field(config: Frozen, key: Any) -> str:
     return f"{place(config)} has no {key!r}{did_you_mean(str(key), config)} It has: {', '.join(config)}"
 
 
-def is_mapping(value: Any) -> bool:
-    """Whether it is a dict of some kind; ml_collections.ConfigDict is no Mapping, but has `keys`."""
-    return isinstance(value, Mapping) or (
-        hasattr(type(value), "keys") and hasattr(type(value), "__getitem__")
-    )
-
-
 def frozen_value(value: Any, where: str) -> Any:
     """The value with every dict in it a `Frozen` and every list a tuple."""
     # Exact types: numpy.float64 is a float, and an IntEnum an int, that JSON would not give back.
     if value is None or type(value) in (bool, int, float):
         return value
     if type(value) is str:
-        _check_text(value, where)
+        check_text(value, where)
         return value
     if type(value) in (tuple, list):
         return tuple(frozen_value(item, f"{where}.{index}") for index, item in enumerate(value))
@@ -123,41 +116,15 @@ def frozen_value(value: Any, where: str) -> Any:
         return value
     if is_mapping(value):
         return Frozen(value, where)
-    raise UsageError(f"{where}: came {_came(value)}")
+    raise UsageError(f"{where}: came {came(value)}")
 
 
-def _check_text(text: str, where: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{where}: came {text!r}, which is not valid Unicode text") from None
+def freeze(tree: Any, *, where: str | None = None) -> Frozen:
+    """The immutable config of dicts (ml_collections.ConfigDict too), tuples, lists and plain values.
 
-
-def _check_key(key: Any, where: str) -> None:
-    # "." and "=" divide a flag, --config.path=value; "$" marks what JSON has no word for.
-    if type(key) is not str or not key or key[0] == "$" or "." in key or "=" in key:
-        raise UsageError(f"{where}: came the key {key!r}, wanted a str without '.' and '=', not starting with '$'")
-    _check_text(key, where)
-
-
-def _came(value: Any) -> str:
-    kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
-    name = getattr(value, "__name__", None)
-    if callable(value) and name:
-        module = getattr(value, "__module__", None) or ""
-        # A private module (jax._src.nn) is not the name to write down.
-        package = "PACKAGE" if not module or "._" in module or module == "__main__" else module
-        kind = "class" if isinstance(value, type) else "function"
-        return f"{kind} {name}; write {{'function': '{package}.{name}'}}, the name it is imported by"
-    if hasattr(value, "tolist"):
-        return f"{kind}; write its plain value, x.tolist()"
-    if isinstance(value, os.PathLike):
-        return f"{kind}; write str(path)"
-    return f"{kind}; a config holds None, bool, int, float, str, tuples, lists and dicts"
-
-
-def freeze(tree: Any, *, where: str = "config") -> Frozen:
-    """The immutable config of a tree of dicts (also ml_collections.ConfigDict), tuples, lists and plain values.
+    Args:
+        tree: what to freeze; what is frozen already stays as it is.
+        where: its path, for messages; "config" where it is not said.
 
     Raises:
         UsageError: names the path of what a config cannot hold, and what to write instead.
@@ -166,6 +133,8 @@ def freeze(tree: Any, *, where: str = "config") -> Frozen:
         >>> freeze({"model": {"features": [16, 32]}}).model["features"]
         (16, 32)
     """
+    if where is None:
+        where = place(tree) if isinstance(tree, Frozen) else "config"
     if not is_mapping(tree):
         raise UsageError(f"{where}: came {type(tree).__name__}, wanted a dict")
     return frozen_value(tree, where)
@@ -199,22 +168,23 @@ def to_json(config: Any) -> str:
           "rate": 1.0
         }
     """
-    return _text(freeze(config), "\n") + "\n"
+    return text(freeze(config)) + "\n"
 
 
-def _text(value: Any, newline: str) -> str:
+def text(value: Any, newline: str = "\n") -> str:
+    """The canonical JSON of one frozen value, without the line's end; `newline` ends with the indent."""
     if isinstance(value, Frozen):
         inner = newline + "  "
-        rows = [f"{inner}{json.dumps(key)}: {_text(item, inner)}" for key, item in value.items()]
+        rows = [f"{inner}{json.dumps(key)}: {text(item, inner)}" for key, item in value.items()]
         return "{" + ",".join(rows) + newline + "}" if rows else "{}"
     if type(value) is tuple:
-        return "[" + ", ".join(_text(item, newline) for item in value) + "]"
+        return "[" + ", ".join(text(item, newline) for item in value) + "]"
     if type(value) is float and not math.isfinite(value):
         return f'{{"$float": "{value}"}}'
     return json.dumps(value)
 
 
-def from_json(text: str) -> Frozen:
+def from_json(document: str) -> Frozen:
     """The config whose canonical JSON this is, with every type as it was.
 
     Raises:
@@ -225,10 +195,10 @@ def from_json(text: str) -> Frozen:
         Frozen({'features': (16,), 'rate': 1.0})
     """
     try:
-        tree = json.loads(text, object_pairs_hook=_object)
+        tree = json.loads(document, object_pairs_hook=_object)
     except UsageError:
         raise
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(f"config: not the JSON of a config: {error}") from error
     return freeze(tree)
 

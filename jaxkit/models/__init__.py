@@ -1,6 +1,7 @@
 """Models, one file per family. Each public function returns a `Model`: two pure functions.
 
-`mlp` and `cnn` are plain JAX; `resnet` and `from_linen` need Flax, which is imported only when one of them is used.
+`mlp` and `cnn` are plain JAX; `resnet` and `from_linen` need Flax, which is imported when one of
+them is first used.
 """
 
 import importlib

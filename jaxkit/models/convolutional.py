@@ -48,7 +48,7 @@ def cnn(
 
     Example:
         >>> model = cnn(num_classes=10, features=(4, 8), dense=(16,))
-        >>> params, extra = model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
+        >>> params, extra = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8, 1)))
         >>> params["conv_1"]["kernel"].shape, params["head"]["dense_0"]["kernel"].shape
         ((3, 3, 4, 8), (32, 16))
     """
@@ -75,7 +75,7 @@ def cnn(
         params, before = {}, inputs.shape[3]
         for name, channels in convolutions.items():
             shape = (kernel_size, kernel_size, before, channels)
-            params[name] = affine(named(key, name), jax.nn.initializers.he_normal(), shape)
+            params[name] = affine(named(key, name), shape, gain=2.0)
             before = channels
         flat = jax.ShapeDtypeStruct((inputs.shape[0], size), jnp.float32)
         params["head"], extra = head.init(named(key, "head"), flat)

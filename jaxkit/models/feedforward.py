@@ -40,7 +40,7 @@ def mlp(
 
     Example:
         >>> model = mlp(num_classes=10, features=(32,))
-        >>> params, extra = model.init(jax.random.key(0), jnp.zeros((2, 8, 8)))
+        >>> params, extra = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((2, 8, 8)))
         >>> jax.tree.map(jnp.shape, params)
         {'dense_0': {'bias': (32,), 'kernel': (64, 32)}, 'output': {'bias': (10,), 'kernel': (32, 10)}}
     """
@@ -53,12 +53,10 @@ def mlp(
         _check_inputs(inputs)
         params, size = {}, math.prod(inputs.shape[1:])
         for name, out in hidden.items():
-            params[name] = affine(named(key, name), jax.nn.initializers.he_normal(), (size, out))
+            params[name] = affine(named(key, name), (size, out), gain=2.0)
             size = out
-        output = named(key, "output")
-        return params | {
-            "output": affine(output, jax.nn.initializers.lecun_normal(), (size, num_classes))
-        }, {}
+        params["output"] = affine(named(key, "output"), (size, num_classes), gain=1.0)
+        return params, {}
 
     def apply(params, extra, inputs, *, key=None, train=False):
         _check_inputs(inputs)
@@ -74,14 +72,33 @@ def mlp(
     return Model(init, apply)
 
 
-def affine(key: Key, initializer: Callable[..., jax.Array], shape: tuple[int, ...]) -> dict[str, jax.Array]:
-    """The parameters of one layer: a kernel of the given shape, and a bias of zeros for its last axis.
+def affine(key: Key, shape: tuple[int, ...], *, gain: float) -> dict[str, jax.Array]:
+    """The parameters of one layer: a `kernel`, and a bias of zeros for its last axis.
 
     Example:
-        >>> jax.tree.map(jnp.shape, affine(jax.random.key(0), jax.nn.initializers.he_normal(), (3, 4)))
+        >>> jax.tree.map(jnp.shape, affine(jax.random.key(0), (3, 4), gain=2.0))
         {'bias': (4,), 'kernel': (3, 4)}
     """
-    return {"kernel": initializer(key, shape, jnp.float32), "bias": jnp.zeros(shape[-1:], jnp.float32)}
+    return {"kernel": kernel(key, shape, gain=gain), "bias": jnp.zeros(shape[-1:], jnp.float32)}
+
+
+def kernel(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32, *, gain: float) -> jax.Array:
+    """A kernel [..., in, out] from a normal distribution cut at two sigma, with variance gain / fan in.
+
+    Bit for bit `jax.nn.initializers.he_normal` (gain 2, before a relu) and `lecun_normal` (gain 1).
+
+    Source:
+        He et al. 2015, arXiv 1502.01852; LeCun et al. 1998, Efficient BackProp.
+
+    Example:
+        >>> kernel(jax.random.key(0), (3, 3, 8, 16), gain=2.0).shape
+        (3, 3, 8, 16)
+    """
+    # Drawn flat: a draw of four axes takes XLA four times as long to compile, for the same numbers.
+    flat = jax.random.truncated_normal(key, -2, 2, (math.prod(shape),), dtype)
+    # The cut takes away a part of the variance; this is the deviation that a unit normal is left with.
+    left = 0.87962566103423978
+    return (flat * jnp.asarray(math.sqrt(gain / math.prod(shape[:-1])) / left, dtype)).reshape(shape)
 
 
 def drop(x: jax.Array, key: Key | None, *, rate: float, name: str) -> jax.Array:
@@ -173,7 +190,7 @@ def _dense(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
 def _check_inputs(inputs: Any) -> None:
     if len(inputs.shape) < 2:
         raise ValueError(
-            f"inputs: came {checks.describe(inputs)}, wanted [batch, ...] with at least one axis of features; "
+            f"inputs: came {checks.describe(inputs)}, wanted [batch, features, ...]; "
             "inputs[:, None] makes one feature of each number, inputs[None] one example of them all"
         )
     check_floats(inputs)

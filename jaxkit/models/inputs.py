@@ -28,12 +28,12 @@ def standardized(
         ValueError: a std is not above zero, or the channels are not as many as the means.
 
     Example:
-        >>> from jaxkit import models
-        >>> model = standardized(models.mlp(num_classes=10), std=255.0)
-        >>> params, extra = model.init(jax.random.key(0), jnp.zeros((2, 8, 8, 1), jnp.uint8))
-        >>> outputs, extra = model.apply(params, extra, jnp.zeros((2, 8, 8, 1), jnp.uint8))
-        >>> checks.describe(outputs)
-        'float32[2,10]'
+        >>> def identity(params, extra, inputs, *, key=None, train=False):
+        ...     return inputs, extra
+        >>> model = standardized(Model(lambda key, inputs: ({}, {}), identity), std=255.0)
+        >>> outputs, extra = model.apply({}, {}, np.array([[0, 255]], np.uint8))
+        >>> checks.describe(outputs), outputs.tolist()
+        ('float32[1,2]', [[0.0, 1.0]])
     """
     shift, scale = _numbers("mean", mean), _numbers("std", std)
     if not np.all(scale > 0):

@@ -39,7 +39,7 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
 
     Example:
         >>> model = from_linen(nn.Dense(10))
-        >>> params, extra = model.init(jax.random.key(0), jax.numpy.zeros((2, 4)))
+        >>> params, extra = jax.eval_shape(model.init, jax.random.key(0), jax.numpy.zeros((2, 4)))
         >>> jax.tree.map(jax.numpy.shape, params), extra
         ({'bias': (10,), 'kernel': (4, 10)}, {})
     """

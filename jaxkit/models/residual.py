@@ -1,5 +1,6 @@
 """Residual networks, in Linen."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxkit.models.feedforward import check_sizes
+from jaxkit.models.feedforward import check_sizes, kernel
 from jaxkit.models.inputs import check_images
 from jaxkit.models.linen import from_linen
 from jaxkit.types import Model
@@ -93,7 +94,9 @@ class ResNet(nn.Module):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 x = self.block(self.width * 2**i, stride, self.norm, name=f"stage_{i}_block_{j}")(x, train)
-        return nn.Dense(self.num_classes, name="output")(jnp.mean(x, axis=(1, 2)))
+        return nn.Dense(self.num_classes, kernel_init=functools.partial(kernel, gain=1.0), name="output")(
+            jnp.mean(x, axis=(1, 2))
+        )
 
 
 class BasicBlock(nn.Module):
@@ -140,7 +143,7 @@ _STAGES: dict[int, tuple[Any, tuple[int, ...]]] = {
 
 
 def _shortcut(x: jax.Array, y: jax.Array, stride: int, norm: str, train: bool) -> jax.Array:
-    """x itself, or projected where y has another shape. Called inside a block, whose parameters it makes."""
+    """The input, projected where y has another shape. Called in a block, whose parameters it makes."""
     if x.shape == y.shape:
         return x
     x = _conv(y.shape[-1], 1, stride, "shortcut")(x)
@@ -156,7 +159,7 @@ def _conv(features: int, size: int, stride: int, name: str) -> nn.Module:
         strides=(stride, stride),
         padding=(border, border),
         use_bias=False,
-        kernel_init=nn.initializers.he_normal(),
+        kernel_init=functools.partial(kernel, gain=2.0),
         name=name,
     )
 

@@ -1,0 +1,65 @@
+"""The fields that every config has."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxkit.configs.frozen import Frozen, freeze, place, thaw
+from jaxkit.errors import UsageError, did_you_mean
+
+
+class _Field(NamedTuple):
+    wanted: str
+    fits: Callable[[Any], bool]
+
+
+def _whole(minimum: int) -> _Field:
+    return _Field(f"an int >= {minimum}", lambda value: type(value) is int and value >= minimum)
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, Frozen) and ("call" in value) != ("function" in value)
+
+
+_COMPONENT = _Field("a dict with 'call' or 'function'", _is_component)
+
+_FIELDS = {
+    # jax.random.key keeps 32 bits of a seed: 2**32 would give the numbers of 0.
+    "seed": _Field("an int from 0 to 2**32 - 1", lambda value: type(value) is int and 0 <= value < 2**32),
+    "num_steps": _whole(1),
+    "batch_size": _whole(1),
+    "log_every": _whole(1),
+    "eval_every": _whole(1),
+    "checkpoint_every": _whole(1),
+    "data": _Field("a dict", lambda value: isinstance(value, Frozen)),
+    "model": _COMPONENT,
+    "loss": _COMPONENT,
+    "optimizer": _COMPONENT,
+    "layout": _COMPONENT,
+    "writers": _Field(
+        "a tuple of dicts with 'call' or 'function'",
+        lambda value: type(value) is tuple and all(map(_is_component, value)),
+    ),
+}
+
+
+def check_fields(config: Any) -> Frozen:
+    """The config, frozen, after a look that it has the fields of every config, each of its type.
+
+    Raises:
+        UsageError: names the path, what came and what was wanted.
+
+    Example:
+        >>> check_fields({"seed": 0, "num_step": 100})
+        Traceback (most recent call last):
+        jaxkit.errors.UsageError: config has no 'num_steps'; is it the 'num_step' there? Every config has: ...
+    """
+    config = freeze(config)
+    where = place(config)
+    for name, field in _FIELDS.items():
+        if name not in config:
+            near = did_you_mean(name, set(config) - set(_FIELDS))
+            near = near.replace("did you mean", "is it the").replace("?", " there?")
+            raise UsageError(f"{where} has no {name!r}{near} Every config has: {', '.join(_FIELDS)}")
+        if not field.fits(config[name]):
+            raise UsageError(f"{where}.{name}: came {thaw(config[name])!r}, wanted {field.wanted}")
+    return config

@@ -1,0 +1,114 @@
+"""Paths of a config ("optimizer.weight_decay", "writers.0.call"): comparing and changing what is there."""
+
+import enum
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from jaxkit.configs.frozen import Frozen, freeze, no_field, place, text
+from jaxkit.configs.parsing import parse
+from jaxkit.errors import UsageError
+
+
+class Missing(enum.Enum):
+    """The type of `MISSING`."""
+
+    MISSING = "(missing)"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
+MISSING = Missing.MISSING
+"""Stands in a `Difference` for the value that one side does not have."""
+
+
+class Difference(NamedTuple):
+    """One path at which two configs differ; a side that has nothing there has `MISSING`."""
+
+    path: str
+    a: Any
+    b: Any
+
+
+def differences(a: Any, b: Any) -> list[Difference]:
+    """Where two configs differ, types included, in the order of the paths; none where the fingerprints agree.
+
+    Raises:
+        UsageError: see `freeze`.
+
+    Example:
+        >>> differences({"seed": 1, "model": {"width": 8}}, {"seed": 1.0, "model": {"width": 8, "depth": 2}})
+        [Difference(path='model.depth', a=(missing), b=2), Difference(path='seed', a=1, b=1.0)]
+    """
+    return list(_differences(freeze(a), freeze(b), ()))
+
+
+def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[Difference]:
+    if isinstance(a, Frozen) and isinstance(b, Frozen):
+        for key in sorted({*a, *b}):
+            yield from _differences(a.get(key, MISSING), b.get(key, MISSING), (*path, key))
+    elif _has_trees(a) and _has_trees(b) and len(a) == len(b):
+        for index, (left, right) in enumerate(zip(a, b)):
+            yield from _differences(left, right, (*path, str(index)))
+    elif a is MISSING or b is MISSING or text(a) != text(b):
+        yield Difference(".".join(path), a, b)
+
+
+def _has_trees(value: Any) -> bool:
+    # A tuple of numbers is compared, and shown, whole.
+    return type(value) is tuple and any(isinstance(item, Frozen) for item in value)
+
+
+def replace(config: Any, values: Mapping[str, Any]) -> Frozen:
+    """A config with other values at some paths, each of which it must have: {"optimizer.weight_decay": 0.0}.
+
+    Raises:
+        UsageError: there is no such path (with the nearest name), or a config cannot hold the value.
+
+    Example:
+        >>> replace({"seed": 0, "model": {"width": 8}}, {"model.width": 4})
+        Frozen({'model': {'width': 4}, 'seed': 0})
+    """
+    config = freeze(config)
+    for path, value in values.items():
+        config = _change(config, path, lambda old, where: value)  # noqa: B023  called at once
+    return config
+
+
+def override(config: Any, overrides: Sequence[tuple[str, str]]) -> Frozen:
+    """A config changed by (path, text) from a command line; the text is read as the type that stands there.
+
+    Raises:
+        UsageError: there is no such path (with the nearest name), or the text is not of that type.
+
+    Example:
+        >>> override({"rate": 0.1, "steps": 10}, [("rate", "1")])
+        Frozen({'rate': 1.0, 'steps': 10})
+    """
+    config = freeze(config)
+    for path, words in overrides:
+        config = _change(config, path, lambda old, where: parse(words, old, where))  # noqa: B023  called at once
+    return config
+
+
+def _change(config: Frozen, path: str, new: Callable[[Any, str], Any]) -> Frozen:
+    where = place(config)
+    return freeze(_changed(config, path.split("."), new, where), where=where)
+
+
+def _changed(node: Any, path: Sequence[str], new: Callable[[Any, str], Any], where: str) -> Any:
+    if not path:
+        return new(node, where)
+    name, *rest = path
+    below = f"{where}.{name}"
+    if isinstance(node, Frozen):
+        if name not in node:
+            raise UsageError(no_field(node, name))
+        return {**node, name: _changed(node[name], rest, new, below)}
+    if type(node) is not tuple:
+        raise UsageError(f"{where}: is {node!r}, so there is no {below}")
+    if not (name.isdecimal() and int(name) < len(node)):
+        raise UsageError(f"{where}: has {len(node)} items, counted from 0, so there is no {below}")
+    items = list(node)
+    items[int(name)] = _changed(items[int(name)], rest, new, below)
+    return tuple(items)

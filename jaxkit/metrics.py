@@ -1,0 +1,276 @@
+"""Metrics: `(outputs, targets, mask=None, *, hyperparameters) -> additive state`.
+
+States of disjoint examples are added, over batches, devices and hosts, and computed once: the sum of the
+parts is the whole. Where the mask is False an example leaves no trace, whatever is in it. Counts are float32,
+exact up to 2^24 in one state; the run loop adds states on the host in float64.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxkit import checks, losses
+from jaxkit.calibration import calibration as calibration
+from jaxkit.calibration import ranking as ranking
+from jaxkit.means import Mean, add, included, mean, numbers, ratio, require_examples
+from jaxkit.types import Loss
+
+
+def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Mean:
+    """The share of examples whose label has the largest logit; of equal ones the first counts.
+
+    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Mean.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+        TypeError: the labels are not integers.
+
+    Example:
+        >>> float(accuracy(jnp.eye(4), jnp.array([0, 1, 2, 0])).compute())
+        0.75
+    """
+    checks.labels(logits, labels)
+    return mean(jnp.argmax(jnp.asarray(logits), axis=-1) == labels, mask)
+
+
+def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, *, k: int) -> Mean:
+    """The share of examples whose label is among the k largest logits; of equal ones the first count.
+
+    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Mean.
+
+    Raises:
+        ValueError: shapes do not fit each other; k is not between 1 and the number of classes.
+        TypeError: the labels are not integers.
+
+    Example:
+        >>> float(top_k(jnp.array([[0.1, 0.2, 0.3]]), jnp.array([1]), k=2).compute())
+        1.0
+    """
+    checks.labels(logits, labels)
+    checks.at_least(1, k=k)
+    if k > logits.shape[-1]:
+        raise ValueError(f"k: came {k}, wanted at most the number of classes, {logits.shape[-1]}")
+    found = jax.lax.top_k(jnp.asarray(logits), k)[1] == jnp.asarray(labels)[..., None]
+    return mean(jnp.any(found, axis=-1), mask)
+
+
+class Confusion(NamedTuple):
+    """matrix: f32[classes, classes], how many examples of class i (row) were taken for class j (column)."""
+
+    matrix: Any
+
+    def __add__(self, other: "Confusion") -> "Confusion":  # type: ignore[override]
+        return add(self, other)
+
+    def per_class(self) -> dict[str, Any]:
+        """The precision, recall, f1 and support of each class, [classes]; 0 for none of none."""
+        module, (matrix,) = numbers(self)
+        hits, support, predicted = module.diagonal(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+        return {
+            "precision": ratio(hits, predicted, empty=0.0),
+            "recall": ratio(hits, support, empty=0.0),
+            "f1": ratio(2 * hits, support + predicted, empty=0.0),
+            "support": support,
+        }
+
+    def compute(self) -> dict[str, Any]:
+        """f1, precision and recall: macro over the classes that were seen or predicted, f1 also otherwise.
+
+        With one label each, micro averages are all the accuracy: f1_micro.
+
+        Raises:
+            ValueError: on the host, nothing was counted.
+        """
+        module, (matrix,) = numbers(self)
+        require_examples(matrix.sum())
+        scores = self.per_class()
+        seen = scores["support"] + matrix.sum(axis=0) > 0
+        macro = {
+            f"{name}_macro": (scores[name] * seen).sum() / seen.sum()
+            for name in ("f1", "precision", "recall")
+        }
+        return {
+            **macro,
+            "f1_micro": module.diagonal(matrix).sum() / matrix.sum(),
+            "f1_weighted": (scores["f1"] * scores["support"]).sum() / matrix.sum(),
+        }
+
+
+def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Confusion:
+    """The confusion matrix, with F1, precision and recall computed from it.
+
+    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Confusion.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+        TypeError: the labels are not integers.
+
+    Example:
+        >>> confusion(jnp.eye(2), jnp.array([0, 0])).matrix.tolist()
+        [[1.0, 1.0], [0.0, 0.0]]
+    """
+    checks.labels(logits, labels)
+    weights = included(mask, labels.shape).astype(jnp.float32)
+    predicted = jnp.argmax(jnp.asarray(logits), axis=-1)
+    empty = jnp.zeros(2 * logits.shape[-1:], jnp.float32)
+    return Confusion(empty.at[jnp.asarray(labels), predicted].add(weights))
+
+
+class Perplexity(NamedTuple):
+    """nats: f32[], summed over tokens; tokens: f32[], how many."""
+
+    nats: Any
+    tokens: Any
+
+    def __add__(self, other: "Perplexity") -> "Perplexity":  # type: ignore[override]
+        return add(self, other)
+
+    def compute(self) -> Any:
+        """exp(nats / tokens).
+
+        Raises:
+            ValueError: on the host, nothing was counted.
+        """
+        require_examples(self.tokens)
+        module, state = numbers(self)
+        with np.errstate(over="ignore"):  # infinity says it
+            return module.exp(state.nats / state.tokens)
+
+
+def perplexity(
+    outputs: Any, targets: jax.Array, mask: jax.Array | None = None, *, loss: Loss = losses.cross_entropy
+) -> Perplexity:
+    """The perplexity of a language model: one over the geometric mean of the right tokens' probabilities.
+
+    logits [batch, length, vocabulary], labels int[batch, length], mask bool[batch] or bool[batch, length]
+    -> Perplexity. With a `loss` of your own, in nats per token (`losses.chunked_cross_entropy`), outputs and
+    targets are whatever it takes.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+        TypeError: the labels are not integers.
+
+    Example:
+        >>> round(float(perplexity(jnp.zeros((2, 3, 5)), jnp.zeros((2, 3), int)).compute()), 5)
+        5.0
+    """
+    return Perplexity(*mean(loss(outputs, targets), mask))
+
+
+def bits_per_byte(
+    outputs: Any,
+    targets: jax.Array,
+    mask: jax.Array | None = None,
+    *,
+    token_bytes: int | Sequence[int] | np.ndarray = 1,
+    loss: Loss = losses.cross_entropy,
+) -> Mean:
+    """The bits that a language model needs for a byte of text: comparable between tokenizers.
+
+    Like `perplexity`; token_bytes is int[vocabulary], for how many bytes of text each token stands (0 for
+    those that are no text), or one number for all -> Mean(bits, bytes).
+
+    Raises:
+        ValueError: shapes do not fit each other; token_bytes is neither.
+        TypeError: the labels are not integers.
+
+    Example:
+        >>> labels = jnp.array([[0, 1, 2, 3]])  # 2 bits a token, 5 tokens for 8 bytes
+        >>> float(bits_per_byte(jnp.zeros((1, 4, 4)), labels, token_bytes=(1, 1, 2, 4)).compute())
+        1.0
+    """
+    table = jnp.asarray(token_bytes, jnp.float32)
+    if table.ndim:
+        checks.shapes(token_bytes=(table, "vocabulary"))
+        # nan, not its neighbour's bytes, for a token that the table lacks.
+        per_token = table.at[jnp.asarray(targets)].get(mode="fill", fill_value=jnp.nan)
+    else:
+        per_token = jnp.full(targets.shape, table)
+    nats = mean(loss(outputs, targets), mask)
+    return Mean(nats.total / np.log(2.0), mean(per_token, mask).total)
+
+
+def squared_error(outputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None) -> Mean:
+    """The mean squared error: outputs [batch, ...], targets [batch, ...], mask bool[batch] -> Mean.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+
+    Example:
+        >>> float(squared_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).compute())
+        2.0
+    """
+    return mean(_difference(outputs, targets) ** 2, mask)
+
+
+def absolute_error(outputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None) -> Mean:
+    """The mean absolute error: outputs [batch, ...], targets [batch, ...], mask bool[batch] -> Mean.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+
+    Example:
+        >>> float(absolute_error(jnp.array([1.0, 2.0]), jnp.array([1.0, 4.0])).compute())
+        1.0
+    """
+    return mean(jnp.abs(_difference(outputs, targets)), mask)
+
+
+class R2(NamedTuple):
+    """Sums over examples, f32[...] like one target: residual squared, target, target squared; count f32[]."""
+
+    residual: Any
+    target: Any
+    squared: Any
+    count: Any
+
+    def __add__(self, other: "R2") -> "R2":  # type: ignore[override]
+        return add(self, other)
+
+    def compute(self) -> Any:
+        """1 - residual / variation of each target, averaged over targets; nan where a target does not vary.
+
+        Raises:
+            ValueError: on the host, nothing was counted.
+        """
+        require_examples(self.count)
+        module, state = numbers(self)
+        variation = state.squared - state.target**2 / state.count
+        return module.mean(1 - ratio(state.residual, variation))
+
+
+def r2(outputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None, *, center: float = 0.0) -> R2:
+    """The coefficient of determination, averaged evenly over the targets of an example.
+
+    outputs [batch, ...], targets [batch, ...], mask bool[batch] -> R2.
+
+    Args:
+        outputs: the predictions.
+        targets: what they are held to.
+        mask: False for the examples to leave out.
+        center: near the targets' mean. It drops out, but float32 sums of squares lose the variation of
+            targets that lie far from it: at 100 standard deviations, 1e-3 of it.
+
+    Raises:
+        ValueError: shapes do not fit each other.
+
+    Example:
+        >>> float(r2(jnp.array([1.0, 2.0, 4.0]), jnp.array([1.0, 2.0, 3.0])).compute())
+        0.5
+    """
+    residual = _difference(outputs, targets)
+    centered = jnp.asarray(targets, jnp.float32) - center
+    mask = included(mask, residual.shape[:1])
+    each = included(mask, residual.shape)
+    squares, target, squared = (
+        jnp.sum(jnp.where(each, x, 0.0), axis=0) for x in (residual**2, centered, centered**2)
+    )
+    return R2(squares, target, squared, jnp.sum(mask, dtype=jnp.float32))
+
+
+def _difference(outputs, targets):
+    checks.shapes(outputs=(outputs, " ".join(map(str, jnp.shape(targets)))))
+    return jnp.asarray(outputs, jnp.float32) - jnp.asarray(targets, jnp.float32)

@@ -1,0 +1,193 @@
+"""The preflight: the whole experiment traced on shapes alone, before data is opened or a device is used."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxkit import checks, updates
+from jaxkit.types import Metrics, Recipe, State
+
+__all__ = ["Plan", "Recipe", "abstract_batch", "plan"]
+
+
+class Plan(NamedTuple):
+    """What a recipe comes to, in numbers.
+
+    parameters:  {path: ShapeDtypeStruct} of every parameter
+    num_parameters, parameter_bytes
+    state_bytes: parameters, optimizer and batch statistics
+    batch_bytes: one training batch
+    flops:       of one update on the whole batch, None unless asked for
+    slow_in_a_loop: whether this backend runs the update slowly inside a loop
+    metrics:     {split: {name: abstract additive}} of what training and evaluation measure
+    predictions: {name: ShapeDtypeStruct} of what `predict` returns
+    state:       the abstract State
+    """
+
+    parameters: Mapping[str, jax.ShapeDtypeStruct]
+    num_parameters: int
+    parameter_bytes: int
+    state_bytes: int
+    batch_bytes: int
+    flops: float | None
+    slow_in_a_loop: bool
+    metrics: Mapping[str, Metrics]
+    predictions: Mapping[str, jax.ShapeDtypeStruct]
+    state: State
+
+
+def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
+    """Traces init, update, evaluate and predict on abstract arrays, and checks what they return.
+
+    Counting FLOPs lowers the update too, which takes longer.
+
+    Raises:
+        UsageError: names the part that broke its contract, and how.
+
+    Example:
+        >>> import optax
+        >>> from jaxkit import data, metrics, models, objectives, parallel, updates
+        >>> import numpy as np
+        >>> model, loss = models.mlp(num_classes=3), optax.softmax_cross_entropy_with_integer_labels
+        >>> objective = objectives.classification(model, loss, num_classes=3, inputs="x", targets="y")
+        >>> optimizer, layout = optax.sgd(0.1), parallel.jit()
+        >>> source = data.arrays(name="points", x=np.zeros((9, 4), np.float32), y=np.zeros(9, np.int32))
+        >>> recipe = Recipe(
+        ...     data={"train": source, "test": source},
+        ...     init=lambda key: updates.init_state(*model.init(key, np.zeros((1, 4))), optimizer),
+        ...     update=updates.step(layout.across(updates.gradients(objective)), optimizer),
+        ...     evaluate=objectives.evaluation(model, loss, inputs="x", targets="y"),
+        ...     predict=lambda params, extra, batch: {"logits": model.apply(params, extra, batch["x"])[0]},
+        ...     layout=layout)
+        >>> plan(recipe, batch_size=8).num_parameters
+        70147
+    """
+    layout = recipe.layout
+    if batch_size % layout.num_devices:
+        raise checks.UsageError(
+            f"config.batch_size: {batch_size} does not divide over the {layout.num_devices} devices of"
+            f" config.layout; use a multiple of {layout.num_devices}"
+        )
+    if "train" not in recipe.data:
+        raise checks.UsageError(f"config.data: came {sorted(recipe.data)}, wanted a split called 'train'")
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = _trace("init", recipe.init, key)
+    _check_state(state)
+
+    batch = abstract_batch(recipe, "train", batch_size)
+    compiled = layout.compile(recipe.update)
+    update = lambda state, batch, key: compiled(state, layout.put_batch(batch), key)
+    make_jaxpr = jax.make_jaxpr(_pair(update, "(state, metrics)"), return_shape=True)
+    jaxpr, (new_state, train_metrics) = _named("update", make_jaxpr, state, batch, key)
+    _check_same("update: state", state, new_state)
+    _check_metrics("update", train_metrics)
+    metrics = {"train": train_metrics}
+
+    for split in recipe.data:
+        if split == "train":
+            continue
+        batch = abstract_batch(recipe, split, batch_size)
+        batch["mask"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
+        # Uncompiled: what a layout adds is a sum, which changes no shape.
+        metrics[split] = _trace("evaluate", recipe.evaluate, state.params, state.extra, batch)
+        _check_metrics("evaluate", metrics[split])
+    predictions = _trace("predict", recipe.predict, state.params, state.extra, batch)
+    for name, value in predictions.items():
+        if not value.shape or value.shape[0] != batch_size:
+            raise checks.UsageError(
+                f"predict: {name}: came {checks.describe(value)}, wanted one for each of {batch_size} examples"
+            )
+
+    flops = None
+    if count_flops:
+        batch = abstract_batch(recipe, "train", batch_size)
+        flops = float(jax.jit(update).lower(state, batch, key).cost_analysis()["flops"])
+    parameters = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
+    }
+    return Plan(
+        parameters=parameters,
+        num_parameters=sum(math.prod(leaf.shape) for leaf in parameters.values()),
+        parameter_bytes=nbytes(state.params),
+        state_bytes=nbytes(state),
+        batch_bytes=nbytes(abstract_batch(recipe, "train", batch_size)),
+        flops=flops,
+        slow_in_a_loop=updates.slow_in_a_loop(jaxpr),
+        metrics=metrics,
+        predictions=predictions,
+        state=state,
+    )
+
+
+def abstract_batch(recipe: Recipe, split: str, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes and dtypes of a batch of one split, from the schema alone."""
+    return {
+        name: jax.ShapeDtypeStruct((batch_size, *field.shape), field.dtype)
+        for name, field in recipe.data[split].schema.items()
+    }
+
+
+def nbytes(tree: Any) -> int:
+    """The bytes of a pytree of (abstract) arrays.
+
+    Example:
+        >>> nbytes({"w": jax.ShapeDtypeStruct((3, 2), jnp.float32)})
+        24
+    """
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _trace(part: str, function: Callable[..., Any], *args: Any) -> Any:
+    return _named(part, jax.eval_shape, function, *args)
+
+
+def _named(part: str, function: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return function(*args)
+    except Exception as error:
+        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise checks.UsageError(f"{part}: {line}") from error
+
+
+def _pair(function: Callable[..., Any], wanted: str) -> Callable[..., Any]:
+    def checked(*args):
+        returned = function(*args)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise TypeError(f"came {type(returned).__name__}, wanted {wanted}")
+        return returned
+
+    return checked
+
+
+def _check_state(state: Any) -> None:
+    if not isinstance(state, State):
+        raise checks.UsageError(f"init: came {type(state).__name__}, wanted a State: updates.init_state(...)")
+    if jax.tree.leaves(state.step)[0].dtype != jnp.int32:
+        raise checks.UsageError(f"init: step: came {checks.describe(state.step)}, wanted int32[]")
+
+
+def _check_same(part: str, before: Any, after: Any) -> None:
+    old, new = (dict(_paths(tree)) for tree in (before, after))
+    for path in [*old, *(path for path in new if path not in old)]:
+        came, wanted = (checks.describe(t[path]) if path in t else "nothing" for t in (new, old))
+        if came != wanted:
+            raise checks.UsageError(f"{part}{path}: went in as {wanted}, came out as {came}")
+
+
+def _paths(tree: Any):
+    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _check_metrics(part: str, metrics: Any) -> None:
+    if not isinstance(metrics, Mapping):
+        raise checks.UsageError(f"{part}: came {type(metrics).__name__}, wanted a dict of additive metrics")
+    for name, metric in metrics.items():
+        if not hasattr(metric, "compute"):
+            raise checks.UsageError(
+                f"{part}: metric {name!r}: came {checks.describe(metric)}, wanted an additive state"
+                " such as means.mean(values, mask)"
+            )

@@ -1,0 +1,304 @@
+"""The command line of an experiment: what `runs.main(recipe)` does, from the flags to the exit code."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from jaxkit import configs
+from jaxkit.errors import UsageError, did_you_mean
+
+OK, FAILED, USAGE, TRY_AGAIN = 0, 1, 2, 75
+
+_HELP = """\
+usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config.PATH=VALUE ...] [--debug]
+
+  --config=FILE.py       the config; FILE.py:model=mlp,... gives variants to its get_config
+  --config.PATH=VALUE    changes one value of it: --config.optimizer.weight_decay=0
+  --workdir=DIR          the run directory (default: runs/NAME-FINGERPRINT); the same command resumes
+  --debug                show tracebacks for mistakes too
+
+exit codes: 0 done, 2 a mistake that the message explains, 75 interrupted (start again to resume), 1 other
+"""
+
+
+class Flags(NamedTuple):
+    """The command line of an experiment, parsed."""
+
+    config: str
+    overrides: list[tuple[str, str]]
+    workdir: str | None
+    debug: bool
+
+
+def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs an experiment from the command line and exits; the last line of an experiment file.
+
+    `recipe` takes the frozen config and returns a `types.Recipe`. The run is trained from where its
+    directory stands, evaluated, and summed up; the last line printed names the directory.
+
+    Example:
+        >>> import pytest
+        >>> with pytest.raises(SystemExit):
+        ...     main(lambda config: None, ["experiment.py", "--help"])
+        usage: python experiment.py --config=FILE.py...
+    """
+    argv = sys.argv if argv is None else argv
+    with explained(debug="--debug" in argv):
+        flags = parse(argv)
+        if flags is None:
+            print(_HELP.format(experiment=argv[0]), end="")
+            sys.exit(OK)
+        config = configs.check_fields(configs.read(flags.config, flags.overrides))
+        sys.exit(run(recipe, config, experiment=Path(argv[0]).stem, name=_name(flags), workdir=flags.workdir))
+
+
+@contextlib.contextmanager
+def explained(*, debug: bool) -> Iterator[None]:
+    """Turns a mistake of the user's into one line and exit code 2; `debug` lets the traceback through."""
+    try:
+        yield
+    except (UsageError, OSError) as error:
+        if debug:
+            raise
+        if isinstance(error, OSError):
+            from jaxkit.runs import files
+
+            error = files.explain(error, "writing the run directory")
+        sys.stdout.flush()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(USAGE)
+
+
+def parse(argv: Sequence[str]) -> Flags | None:
+    """The flags of a command line, None where help is asked for.
+
+    Raises:
+        UsageError: an unknown flag, a flag without its value, no config.
+
+    Example:
+        >>> parse(["x.py", "--config=c.py", "--config.seed=1"])
+        Flags(config='c.py', overrides=[('seed', '1')], workdir=None, debug=False)
+    """
+    rest, overrides = configs.split_overrides(argv[1:])
+    values: dict[str, str] = {}
+    words = iter(rest)
+    for word in words:
+        name, equals, text = word.partition("=")
+        if name in ("-h", "--help"):
+            return None
+        if name not in ("--config", "--workdir", "--debug"):
+            near = did_you_mean(name, ("--config", "--workdir", "--debug", "--help"))
+            raise UsageError(f"there is no flag {name}{near.removesuffix('.')} (see --help)")
+        if name != "--debug" and not equals:
+            text = next(words, "")
+        if name != "--debug" and not text:
+            raise UsageError(f"{name}: has no value; write {name}=VALUE")
+        values[name] = text
+    if "--config" not in values:
+        raise UsageError("there is no --config; write --config=configs/NAME.py (see --help)")
+    return Flags(values["--config"], overrides, values.get("--workdir"), "--debug" in values)
+
+
+def run(
+    recipe: Callable[[configs.Frozen], Any],
+    config: configs.Frozen,
+    *,
+    experiment: str,
+    name: str = "run",
+    workdir: str | os.PathLike[str] | None = None,
+) -> int:
+    """Runs an experiment to its end, or to where it is interrupted; returns the exit code.
+
+    Everything is checked on shapes before a directory is made, data read or a program compiled.
+
+    Raises:
+        UsageError: a mistake in the config, or in what the work directory holds.
+    """
+    from rich.console import Console
+
+    from jaxkit.runs import directory
+
+    fingerprint = configs.fingerprint(config)
+    folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
+    console = Console(highlight=False)
+    if directory.is_run(folder) and directory.status(folder)["status"] == "finished":
+        with directory.claim(folder, config, experiment):
+            console.print("This run is finished. Another --workdir=DIR starts it afresh.")
+        _sum_up(console, folder)
+        return OK
+    _cache_programs()
+    from jaxkit.recipe import plan
+
+    built = recipe(config)
+    planned = plan(built, batch_size=config.batch_size)
+    writers = configs.build(config.writers, where="config.writers")
+    with directory.claim(folder, config, experiment):
+        try:
+            return _train(built, config, planned, folder, console, writers, fingerprint)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                directory.set_status(folder, status="failed")
+            raise
+
+
+def _train(recipe, config, plan, folder: Path, console, writers, fingerprint: str) -> int:
+    from jaxkit.runs import checkpoints, digest, directory, files, loop, progress
+
+    checkpoints.check_room(folder, plan.state_bytes)
+    examples = {split: source.open() for split, source in recipe.data.items()}
+    form = loop.choose_form(recipe, plan, config)
+    console.print(
+        f"{plan.num_parameters:,} parameters; "
+        + ", ".join(f"{opened.size:,} examples in {split}" for split, opened in examples.items())
+        + f"; {form.steps_per_call} step{'s' * (form.steps_per_call > 1)} a call ({form.reason})"
+    )
+    directory.set_status(folder, status="running")
+    # Git and package versions take a moment; the first program compiles meanwhile.
+    manifests = {split: opened.manifest for split, opened in examples.items()}
+    noting = _in_background(lambda: _note(folder, fingerprint, config.seed, manifests, form._asdict()))
+
+    with _signals() as stopped:
+        outcome = loop.train(
+            recipe,
+            config,
+            plan,
+            examples,
+            folder,
+            show=lambda step: progress.progress(console, start=step, num_steps=config.num_steps),
+            writers=writers,
+            stopped=stopped.is_set,
+        )
+    noting()
+    for writer in writers:
+        writer.close()
+    timing = {
+        "steps_per_second": outcome.steps_per_second,
+        "first_call": outcome.first_call,
+        "to_first_step": outcome.first_step_at - process_start(),
+        "total": time.time() - process_start(),
+    }
+    done = {"step": outcome.step, "timing": {name: value and round(value, 4) for name, value in timing.items()}}
+    if outcome.step < config.num_steps:
+        directory.set_status(folder, status="interrupted", **done)
+        console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
+        console.print(str(folder), soft_wrap=True)
+        return TRY_AGAIN
+    for split, metrics in outcome.evaluations.items():
+        directory.write_evaluation(folder, split, outcome.step, metrics)
+    if recipe.picture is not None:
+        loop.draw(recipe, config, outcome.state, examples, folder)
+    sha256 = digest.sha256(outcome.state.params)
+    directory.set_status(folder, status="finished", params_sha256=sha256, **done)
+    files.sync_directory(folder)
+    _sum_up(console, folder)
+    return OK
+
+
+def _note(folder: Path, fingerprint: str, seed: int, manifests: Mapping[str, Any], form: Mapping[str, Any]) -> None:
+    from jaxkit.runs import directory, files, provenance
+
+    noted = provenance.collect(fingerprint=fingerprint, seed=seed, manifests=manifests)
+    patch = provenance.patch(Path.cwd(), leave_out=folder)
+    (folder / "dirty.patch").write_bytes(patch)
+    files.write_json(folder / directory.PROVENANCE, {**noted, "form": form})
+
+
+def _sum_up(console, folder: Path) -> None:
+    """The table of results, and the run directory as the last line."""
+    from rich.table import Table
+
+    from jaxkit.runs import directory
+
+    found = directory.summary(folder)
+    splits = list(found["evaluation"])
+    table = Table(title=f"{found['experiment']}: {found['step']:,} steps", title_justify="left")
+    table.add_column("")
+    for split in splits:
+        table.add_column(split, justify="right")
+    rows: dict[str, dict[str, float]] = {}
+    for split in splits:
+        for name, value in found["evaluation"][split].items():
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            for part, number in parts:
+                if isinstance(number, int | float):
+                    rows.setdefault(f"{name} {part}".strip(), {})[split] = number
+    for name, values in rows.items():
+        table.add_row(name, *(f"{values[split]:.4f}" if split in values else "" for split in splits))
+    table.add_section()
+    labels = {"steps_per_second": "steps/s", "to_first_step": "time to first step, s", "total": "total, s"}
+    for name, label in labels.items():
+        value = found["timing"].get(name)
+        table.add_row(label, f"{value:,.1f}" if value else "")
+    console.print(table)
+    if (folder / "picture.png").exists():
+        console.print(f"picture: {folder / 'picture.png'}", soft_wrap=True)
+    console.print(str(folder), soft_wrap=True)
+
+
+def _cache_programs() -> None:
+    """Compiled programs are kept between processes, under the user's cache directory."""
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxkit" / "programs"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """SIGTERM and Ctrl-C ask the loop to stop after the step it is in; a second Ctrl-C does not ask."""
+    stopped = threading.Event()
+
+    def stop(number, frame):
+        if stopped.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _in_background(function: Callable[[], None]) -> Callable[[], None]:
+    """Starts a function on a thread; what is returned waits for it, and raises what it raised."""
+    errors: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            function()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+
+    def wait() -> None:
+        thread.join()
+        if errors:
+            raise errors[0]
+
+    return wait
+
+
+def process_start() -> float:
+    """When this process was started, in seconds since the epoch."""
+    import psutil
+
+    return psutil.Process().create_time()
+
+
+def _name(flags: Flags) -> str:
+    return Path(flags.config.partition(":")[0]).stem

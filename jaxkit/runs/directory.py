@@ -1,0 +1,164 @@
+"""A run's directory: whose it is, who is writing in it, and how it stands."""
+
+import fcntl
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from jaxkit import configs
+from jaxkit.checks import UsageError
+from jaxkit.runs import files, record
+
+CONFIG = "config.json"
+PROVENANCE = "provenance.json"
+METRICS = "metrics.jsonl"
+STATUS = "status.json"
+CHECKPOINTS = "checkpoints"
+EVALUATION = "evaluation"
+LOCK = ".lock"
+
+
+def claim(workdir: Path, config: configs.Frozen, experiment: str) -> IO[str]:
+    """Makes the directory this run's, or finds that it is; nobody else may write in it until the end.
+
+    Returns:
+        The lock; it is held until this process ends or closes it.
+
+    Raises:
+        UsageError: another run's directory, another process is writing in it, no permission.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not os.access(workdir, os.W_OK):
+            raise PermissionError(13, "Permission denied", str(workdir))
+        lock = _lock(workdir)
+        if not (workdir / CONFIG).exists():
+            others = [path.name for path in workdir.iterdir() if path.name != LOCK]
+            if others:
+                raise UsageError(
+                    f"workdir: {workdir} is no run directory and holds other files ({others[0]}, ...);"
+                    " choose an empty or new one with --workdir=DIR"
+                )
+            files.write_json(workdir / STATUS, {"status": "running", "step": 0, "experiment": experiment})
+            files.write_text(workdir / CONFIG, configs.to_json(config) + "\n")
+    except OSError as error:
+        raise files.explain(error, "workdir") from error
+    _check_same_run(workdir, config, experiment)
+    return lock
+
+
+def _lock(workdir: Path) -> IO[str]:
+    lock = (workdir / LOCK).open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"workdir: another process is writing in {workdir}; wait for it, or choose another with --workdir=DIR"
+        ) from None
+    return lock
+
+
+def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str) -> None:
+    owner = status(workdir).get("experiment", experiment)
+    if owner != experiment:
+        raise UsageError(
+            f"workdir: {workdir} holds a run of {owner}, this is {experiment}; choose another with --workdir=DIR"
+        )
+    changed = configs.differences(read_config(workdir), config)
+    if changed:
+        rows = "; ".join(f"config.{path} was {old!r}, now {new!r}" for path, old, new in changed[:4])
+        more = f" (and {len(changed) - 4} more)" if len(changed) > 4 else ""
+        raise UsageError(
+            f"workdir: {workdir} holds a run with another config: {rows}{more};"
+            " go on with the same config, or choose another with --workdir=DIR"
+        )
+
+
+def read_config(workdir: Path) -> configs.Frozen:
+    """The config of a run.
+
+    Raises:
+        UsageError: not a run directory, or its config.json was damaged.
+    """
+    try:
+        return configs.from_json((workdir / CONFIG).read_text())
+    except FileNotFoundError:
+        raise UsageError(f"{workdir}: is no run directory (it has no {CONFIG})") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{workdir / CONFIG}: is not readable ({error}); was it edited by hand?") from error
+
+
+def status(workdir: Path) -> dict[str, Any]:
+    """What `status.json` says; "interrupted" where it says "running" and no process is.
+
+    Raises:
+        UsageError: the file is not JSON.
+    """
+    found = files.read_json(workdir / STATUS) or {"status": "running", "step": 0}
+    if found["status"] == "running" and not _alive(workdir):
+        found["status"] = "interrupted"
+    return found
+
+
+def _alive(workdir: Path) -> bool:
+    try:
+        with (workdir / LOCK).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return False
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+
+
+def set_status(workdir: Path, **values: Any) -> None:
+    """Changes some of what `status.json` says.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    files.write_json(workdir / STATUS, {**(files.read_json(workdir / STATUS) or {}), **values})
+
+
+def summary(workdir: Path) -> dict[str, Any]:
+    """All that one wants to know of a run at a glance; what `jaxkit show RUN --json` prints.
+
+    Raises:
+        UsageError: not a run directory, or a file in it is damaged.
+    """
+    config = read_config(workdir)
+    stands = status(workdir)
+    rows = record.read(workdir / METRICS)
+    newest = rows[-1] if rows else {}
+    evaluation = {path.stem: files.read_json(path) for path in sorted((workdir / EVALUATION).glob("*.json"))}
+    return {
+        "run": str(workdir),
+        "experiment": stands.get("experiment"),
+        "status": stands["status"],
+        "step": max(stands["step"], newest.get("step", 0)),
+        "num_steps": config["num_steps"],
+        "fingerprint": configs.fingerprint(config),
+        "digest": newest.get("digest"),
+        "params_sha256": stands.get("params_sha256"),
+        "evaluation": {split: report["metrics"] for split, report in evaluation.items()},
+        "timing": stands.get("timing", {}),
+        "newest": newest,
+    }
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run's."""
+    return (path / CONFIG).is_file()
+
+
+def write_evaluation(workdir: Path, split: str, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes the report of one split, `evaluation/<split>.json`, and returns its metrics as plain values.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    values = {name: record.plain(record.computed(state)) for name, state in metrics.items()}
+    (workdir / EVALUATION).mkdir(exist_ok=True)
+    files.write_json(workdir / EVALUATION / f"{split}.json", {"split": split, "step": step, "metrics": values})
+    return values

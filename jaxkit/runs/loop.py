@@ -1,0 +1,268 @@
+"""The loop of a run: feed, update, and now and then record, evaluate and save.
+
+It never waits for a number that it does not need: metrics stay on the devices and are fetched one
+interval late. What it does at step n depends on n alone, so a resumed run does what an uninterrupted
+one would have done.
+"""
+
+import collections
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxkit import data, random, updates
+from jaxkit.means import add
+from jaxkit.recipe import Plan
+from jaxkit.runs import checkpoints, digest, directory, record
+from jaxkit.runs.progress import Progress
+from jaxkit.types import Examples, Indexed, Layout, Metrics, Recipe, State, Writer
+
+# A CPU with several devices deadlocks when some thirty calls are under way (facts of XLA:CPU).
+MAX_CALLS_UNDER_WAY = 8
+# A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
+MAX_FLOPS_PER_CALL = 1e10
+MAX_STEPS_PER_CALL = 200
+
+
+class Form(NamedTuple):
+    """How many steps one call takes, and why."""
+
+    steps_per_call: int
+    reason: str
+
+
+class Outcome(NamedTuple):
+    """What a loop came to: the state, the newest evaluation of each split, and its times in seconds."""
+
+    state: State
+    step: int
+    evaluations: Mapping[str, Metrics]
+    steps_per_second: float | None
+    first_call: float
+    first_step_at: float
+
+
+class _Row(NamedTuple):
+    """What is to be recorded at a step, still on the devices."""
+
+    step: int
+    metrics: list[Metrics]
+    parameters: jax.Array
+    evaluations: Mapping[str, list[Metrics]]
+
+
+def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
+    """How many steps one call takes: a divisor of every interval of the run, so that none is overshot."""
+    common = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
+    divisor = lambda most: max(k for k in range(1, common + 1) if common % k == 0 and k <= max(most, 1))
+    if recipe.steps_per_call is not None:
+        chosen = divisor(recipe.steps_per_call)
+        return Form(chosen, f"asked for {recipe.steps_per_call}; the intervals of the run divide by {common}")
+    if plan.slow_in_a_loop:
+        return Form(1, "convolutions are slow inside a loop on this backend")
+    flops = 6 * plan.num_parameters * config.batch_size
+    chosen = divisor(min(MAX_STEPS_PER_CALL, int(MAX_FLOPS_PER_CALL // flops)))
+    return Form(chosen, f"a step has about {flops:.1e} FLOPs; the intervals of the run divide by {common}")
+
+
+def train(
+    recipe: Recipe,
+    config: Any,
+    plan: Plan,
+    examples: Mapping[str, Examples],
+    workdir: Path,
+    *,
+    show: Callable[[int], Progress],
+    writers: tuple[Writer, ...] = (),
+    stopped: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Trains from the newest checkpoint (or from the start) to the last step, or until `stopped()`.
+
+    Raises:
+        OSError: the run directory cannot be written.
+    """
+    layout, form = recipe.layout, choose_form(recipe, plan, config)
+    root = jax.random.key(config.seed)
+    zeros = jax.tree.map(lambda x: _exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
+    warnings: list[str] = []
+    saved = checkpoints.restore(
+        workdir / directory.CHECKPOINTS, {"state": plan.state, "interval": zeros}, warnings.append
+    )
+    if saved is None:
+        step, interval = 0, zeros
+        state = layout.put_state(jax.jit(recipe.init)(random.named(root, "init")))
+    else:
+        step, interval = saved[0], saved[1]["interval"]
+        state = layout.put_state(saved[1]["state"])
+    progress = show(step)
+    for warning in warnings:
+        progress.message(f"warning: {warning}")
+    key = layout.put_state(random.named(root, "update"))
+
+    update, batches = _feed(recipe, config, examples["train"], form, step)
+    update = layout.compile(update)
+    evaluate = _evaluator(recipe, config, examples)
+    fold = jax.jit(digest.fold)
+    recorder = record.recorder(workdir / directory.METRICS, after=step)
+    under_way: collections.deque[Any] = collections.deque()
+    rows: collections.deque[_Row] = collections.deque()
+    since: list[Metrics] = []
+    evaluations: dict[str, Metrics] = {}
+
+    def flush(keep: int) -> None:
+        nonlocal interval
+        while len(rows) > keep:
+            row = rows.popleft()
+            for metrics in row.metrics:
+                interval = add(interval, _host(metrics))
+            values = record.values(interval) if row.step % config.log_every == 0 or row.step == last else {}
+            if values:
+                interval = zeros
+            for split, parts in row.evaluations.items():
+                evaluations[split] = _sum([_host(part) for part in parts])
+                values |= record.values(evaluations[split], prefix=f"{split}/")
+            if values:
+                written = recorder.append(row.step, values, int(row.parameters))
+                progress.update(row.step, values)
+                for writer in writers:
+                    writer.write(row.step, {k: v for k, v in written.items() if isinstance(v, float)})
+
+    last, began, first_call, start = config.num_steps, time.monotonic(), 0.0, step
+    first_step_at, first_step = time.time(), step
+    while step < last and not stopped():
+        count, batch = next(batches)
+        state, metrics = update(state, batch, key)
+        step += count
+        since.append(metrics)
+        under_way.append(metrics["loss"])
+        if not first_call:
+            jax.block_until_ready(under_way)
+            first_call, began, first_step = time.monotonic() - began, time.monotonic(), step
+            first_step_at = time.time()
+        if len(under_way) > MAX_CALLS_UNDER_WAY:
+            jax.block_until_ready(under_way.popleft())
+
+        evaluate_now = step % config.eval_every == 0 or step == last
+        save_now = step % config.checkpoint_every == 0 or step == last or stopped()
+        if step % config.log_every == 0 or evaluate_now or save_now:
+            found = evaluate(state) if evaluate_now else {}
+            rows.append(_Row(step, since, fold(state.params), found))
+            since = []
+            flush(keep=0 if save_now else 1)
+        if save_now:
+            recorder.sync()
+            checkpoints.save(workdir / directory.CHECKPOINTS, step, {"state": state, "interval": interval})
+    jax.block_until_ready(state)
+    elapsed = time.monotonic() - began
+    recorder.close()
+    progress.close()
+    rate = (step - first_step) / elapsed if step > start and step > first_step else None
+    return Outcome(state, step, evaluations, rate, first_call, first_step_at)
+
+
+def _feed(
+    recipe: Recipe, config: Any, examples: Examples, form: Form, start: int
+) -> tuple[Any, Iterator[tuple[int, Any]]]:
+    """The update in the form that was chosen, and (number of steps, batch) for each call of it."""
+    layout, steps, update = recipe.layout, form.steps_per_call, recipe.update
+    stream = data.shuffled(examples, batch_size=config.batch_size, seed=config.seed)
+    calls = _calls(start, config.num_steps, steps)
+    fused = steps > 1
+    if examples.arrays is not None:
+        update = updates.indexed(update)
+        arrays = layout.put_state(dict(examples.arrays))
+        parts = ([stream.indices(n) for n in call] for call in calls)
+        stacked = (np.stack(part) if fused else part[0] for part in parts)
+        batches = (Indexed(arrays, index) for index in stacked)
+    else:
+        read = data.prefetch(stream, start, config.num_steps)
+        parts = ([next(read) for _ in call] for call in calls)
+        batches = (jax.tree.map(lambda *x: np.stack(x), *part) if fused else part[0] for part in parts)
+    put = (layout.put_batch(batch, axis=int(fused)) for batch in batches)
+    counts = (len(call) for call in _calls(start, config.num_steps, steps))
+    return (updates.fuse(update) if fused else update), zip(counts, put)
+
+
+def _calls(start: int, stop: int, steps: int) -> Iterator[range]:
+    """The steps of each call: as long as the form says, ending on multiples of it.
+
+    Example:
+        >>> list(_calls(2, 9, 4))
+        [range(2, 4), range(4, 8), range(8, 9)]
+    """
+    while start < stop:
+        end = min(start - start % steps + steps, stop)
+        yield range(start, end)
+        start = end
+
+
+def _evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) -> Callable[[State], Any]:
+    """state -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for."""
+    layout = recipe.layout
+    compiled = layout.compile_evaluate(recipe.evaluate)
+    average = jax.jit(updates.averaged)
+    splits: dict[str, Any] = {}
+    for split, opened in examples.items():
+        if split != "train":
+            batches = data.padded(opened, batch_size=config.batch_size)
+            put = (layout.put_batch(batches[n]) for n in range(len(batches)))
+            # What fits in memory is put on the devices once.
+            splits[split] = list(put) if opened.arrays is not None else _Again(layout, batches)
+
+    def evaluate(state: State) -> dict[str, list[Metrics]]:
+        params = average(state)
+        return {
+            split: [compiled(params, state.extra, batch) for batch in batches] for split, batches in splits.items()
+        }
+
+    return evaluate
+
+
+class _Again(NamedTuple):
+    """Batches that are read anew each time they are gone through."""
+
+    layout: Layout
+    batches: Any
+
+    def __iter__(self):
+        return (self.layout.put_batch(self.batches[n]) for n in range(len(self.batches)))
+
+
+def draw(recipe: Recipe, config: Any, state: State, examples: Mapping[str, Examples], workdir: Path) -> None:
+    """Hands the record and the predictions on a held-out split to the recipe's picture."""
+    split = next(name for name in examples if name != "train")
+    batches = data.padded(examples[split], batch_size=config.batch_size)
+    params = jax.jit(updates.averaged)(state)
+    predict = jax.jit(recipe.predict)
+    # On one device, whatever the layout.
+    params, extra = jax.device_get((params, state.extra))
+    found: list[tuple[Any, Any]] = []
+    for n in range(len(batches)):
+        batch = batches[n]
+        predictions = jax.device_get(predict(params, extra, batch))
+        keep = lambda x, mask=batch["mask"]: np.asarray(x)[mask]
+        found.append((jax.tree.map(keep, batch), jax.tree.map(keep, dict(predictions))))
+    batch, predictions = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    assert recipe.picture is not None
+    recipe.picture(workdir / "picture.png", record.read(workdir / directory.METRICS), batch, predictions)
+
+
+def _host(metrics: Metrics) -> Metrics:
+    return jax.tree.map(_exact, jax.device_get(metrics))
+
+
+def _exact(x: Any) -> np.ndarray:
+    # Sums over many steps and batches: float64 and int64 on the host lose nothing.
+    return np.asarray(x, np.float64 if np.issubdtype(np.asarray(x).dtype, np.floating) else np.int64)
+
+
+def _sum(parts: list[Metrics]) -> Metrics:
+    total = parts[0]
+    for part in parts[1:]:
+        total = add(total, part)
+    return total

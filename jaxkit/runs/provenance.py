@@ -1,0 +1,82 @@
+"""Where a run comes from: code, versions, devices, data, command."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# A larger patch is data that somebody forgot to ignore.
+MAX_PATCH_BYTES = 10 * 2**20
+# What changes the numbers; nothing else of the environment is written down, it may hold secrets.
+ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "CUDA_VISIBLE_DEVICES")
+
+
+def collect(*, fingerprint: str, seed: int, manifests: Mapping[str, Any]) -> dict[str, Any]:
+    """The provenance of this process's run; without the patch, which `patch` gives."""
+    import jax
+
+    devices = jax.devices()
+    return {
+        "fingerprint": fingerprint,
+        "command": [Path(sys.executable).name, *sys.argv],
+        "seed": seed,
+        "git": git_state(Path.cwd()),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": packages(),
+        "devices": [f"{device.platform}:{device.device_kind}" for device in devices],
+        "driver": devices[0].client.platform_version,
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        "data": dict(manifests),
+    }
+
+
+def packages() -> dict[str, str]:
+    """The version of every installed package, by name."""
+    found = importlib.metadata.distributions()
+    return dict(sorted((d.metadata["Name"], d.version) for d in found if d.metadata["Name"]))
+
+
+def git_state(directory: Path) -> dict[str, Any]:
+    """The commit that the working tree stands on, and whether the tree differs from it; {} without git."""
+    commit = _git(directory, "rev-parse", "HEAD")
+    if commit is None:
+        return {}
+    return {"commit": commit.decode().strip(), "dirty": bool(_git(directory, "status", "--porcelain"))}
+
+
+def patch(directory: Path, *, leave_out: Path) -> bytes:
+    """What the commit does not say: changed and new files as one patch that `git apply` takes.
+
+    Without git, or where nothing differs, it is empty. A patch of more than 10 MB is left out, and the
+    text says so. `leave_out` (the run directory) never is part of it.
+    """
+    top = _git(directory, "rev-parse", "--show-toplevel")
+    if top is None or not _git(directory, "status", "--porcelain"):
+        return b""
+    root = Path(top.decode().strip())
+    exclude = [":(top,exclude)runs"]
+    if leave_out.absolute().is_relative_to(root):
+        exclude.append(f":(top,exclude){leave_out.absolute().relative_to(root)}")
+    with tempfile.TemporaryDirectory() as temporary:
+        # An index of its own: the user's staging area is not touched.
+        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
+        _git(root, "read-tree", "HEAD", environment=environment)
+        _git(root, "add", "--all", "--", ".", *exclude, environment=environment)
+        text = _git(root, "diff", "--cached", "--binary", "HEAD", "--", ".", *exclude, environment=environment)
+    if text is not None and len(text) > MAX_PATCH_BYTES:
+        return f"# left out: the patch has {len(text)} bytes, more than {MAX_PATCH_BYTES}\n".encode()
+    return text or b""
+
+
+def _git(directory: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes | None:
+    try:
+        command = ["git", "-C", str(directory), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, env=environment, timeout=30).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
