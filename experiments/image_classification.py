@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkit import calibration, configs, data, metrics, models, objectives, runs, updates
+from jaxkit import calibration, configs, metrics, models, objectives, runs, updates
 from jaxkit.types import Recipe
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkit import checks, random
-from jaxkit.types import Evaluate, Gradients, Indexed, Layout, Update
+from jaxkit.types import Evaluate, Gradients, Indexed, Layout
 
 AXIS = "devices"
 
@@ -63,25 +63,16 @@ def pmap(*, num_devices: int | None = None) -> Layout:
         return jax.device_put(jax.tree.map(lambda x: _split(x, len(devices), axis), batch), split)
 
     def mapped(function, batch_argument: int, donate: tuple[int, ...] = ()):
-        def axes(batch):
-            return Indexed(None, 0) if isinstance(batch, Indexed) else 0  # type: ignore[arg-type]
+        programs: dict[Any, Any] = {}
 
         def compiled(*arguments):
-            indexed = isinstance(arguments[batch_argument], Indexed)
-            if indexed not in programs:
-                in_axes = [None] * len(arguments)
-                in_axes[batch_argument] = axes(arguments[batch_argument])
-                programs[indexed] = jax.pmap(
-                    function,
-                    AXIS,
-                    in_axes=tuple(in_axes),
-                    out_axes=None,
-                    devices=devices,
-                    donate_argnums=donate,
+            in_axes = tuple(_axes(argument, n == batch_argument) for n, argument in enumerate(arguments))
+            if repr(in_axes) not in programs:
+                programs[repr(in_axes)] = jax.pmap(
+                    function, AXIS, in_axes=in_axes, out_axes=None, devices=devices, donate_argnums=donate
                 )
-            return programs[indexed](*arguments)
+            return programs[repr(in_axes)](*arguments)
 
-        programs: dict[bool, Any] = {}
         return compiled
 
     return Layout(
@@ -108,6 +99,14 @@ def _split(x, num_devices: int, axis: int):
         )
     x = x.reshape(*x.shape[:axis], num_devices, size // num_devices, *x.shape[axis + 1 :])
     return x.swapaxes(0, axis) if axis else x
+
+
+def _axes(argument: Any, is_batch: bool) -> Any:
+    if not jax.tree.leaves(argument):
+        return argument  # pmap gives the None of an empty argument to the leaf after it
+    if is_batch:
+        return Indexed(None, 0) if isinstance(argument, Indexed) else 0  # type: ignore[arg-type]
+    return None
 
 
 def _sum_gradients(gradients: Gradients) -> Gradients:

@@ -84,7 +84,7 @@ class State(NamedTuple):
 
 
 Update = Callable[[State, Any, Key], tuple[State, Metrics]]
-"""(state, batch: Batch | Indexed, key) -> (state, {name: additive}). Folds `state.step` into the key itself."""
+"""(state, Batch | Indexed, key) -> (state, {name: additive}). Folds `state.step` into the key itself."""
 
 Evaluate = Callable[[Params, Extra, Batch], Metrics]
 """(params, extra, batch) -> {name: additive}."""

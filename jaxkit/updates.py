@@ -1,4 +1,4 @@
-"""From an objective to an update, in small steps that can be left at any line:
+"""From an objective to an update, in small steps; leave them at any line and go on by hand.
 
 gradients = updates.gradients(objective)                    # sums
 gradients = updates.accumulate(gradients, microbatches=4)   # still sums
@@ -27,7 +27,8 @@ def gradients(objective: Objective) -> Gradients:
         TypeError: when traced: the objective does not return (Mean, (metrics, extra)).
 
     Example:
-        >>> objective = lambda params, extra, batch, key: (Mean(jnp.sum(params * batch["x"]), 2.0), ({}, extra))
+        >>> def objective(params, extra, batch, key):
+        ...     return Mean(jnp.sum(params * batch["x"]), batch["x"].size), ({}, extra)
         >>> summed, metrics, extra = gradients(objective)(
         ...     jnp.array(3.0), {}, {"x": jnp.array([1.0, 5.0])}, jax.random.key(0))
         >>> float(summed.total), float(summed.compute())

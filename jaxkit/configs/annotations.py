@@ -77,7 +77,7 @@ def described(annotation: Any) -> str:
     if origin is typing.Literal:
         return " | ".join(map(repr, inner))
     if origin is collections.abc.Callable:
-        return "a function, {'function': NAME}"
+        return "{'function': NAME}"
     if annotation is type(None):
         return "None"
     return "array" if _is_array(origin) else inspect.formatannotation(annotation)

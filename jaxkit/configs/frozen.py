@@ -34,9 +34,8 @@ class Frozen(Mapping[str, Any]):
         >>> config = Frozen({"seed": 0, "model": {"call": "jaxkit.models.cnn", "features": [32, 64]}})
         >>> config.model.features
         (32, 64)
-        >>> config.sed
-        Traceback (most recent call last):
-        jaxkit.configs.frozen.MissingField: config has no 'sed'; did you mean 'seed'? It has: model, seed
+        >>> hasattr(config, "sed"), config == {"seed": 0.0, "model": config.model}
+        (False, False)
     """
 
     __slots__ = ("_items", "_where")

@@ -41,7 +41,8 @@ def came(value: Any) -> str:
         # A private module (jax._src.nn) is not the name to write down.
         package = "PACKAGE" if not module or "._" in module or module == "__main__" else module
         kind = "class" if isinstance(value, type) else "function"
-        return f"{kind} {name}; write {{'function': '{package}.{name}'}}, the name it is imported by"
+        written = name if name.isidentifier() else "NAME"  # a lambda has none
+        return f"{kind} {name}; write {{'function': '{package}.{written}'}}, the name it is imported by"
     if hasattr(value, "tolist"):
         return f"{kind}; write its plain value, x.tolist()"
     if isinstance(value, os.PathLike):

@@ -108,7 +108,7 @@ def _changed(node: Any, path: Sequence[str], new: Callable[[Any, str], Any], whe
     if type(node) is not tuple:
         raise UsageError(f"{where}: is {node!r}, so there is no {below}")
     if not (name.isdecimal() and int(name) < len(node)):
-        raise UsageError(f"{where}: has {len(node)} items, counted from 0, so there is no {below}")
+        raise UsageError(f"{where}: has no item {name!r}; it has {len(node)}, counted from 0")
     items = list(node)
     items[int(name)] = _changed(items[int(name)], rest, new, below)
     return tuple(items)

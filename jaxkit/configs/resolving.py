@@ -38,7 +38,7 @@ def resolve(name: Any, *, where: str, allow: Sequence[str] | None = None) -> Cal
         found = _member(found, parts[:end], part, name, where)
         _check_real(found, name, where, allow, is_last=end == len(parts) - 1)
     if not callable(found):
-        raise UsageError(f"{where}: {name!r} is a {type(found).__name__}, wanted a function")
+        raise UsageError(f"{where}: {name!r} is of type {type(found).__name__}, wanted a function")
     return found
 
 
@@ -80,9 +80,9 @@ def _within(name: str, allow: Sequence[str]) -> bool:
 def _check_real(found: Any, name: str, where: str, allow: Sequence[str] | None, *, is_last: bool) -> None:
     # "optax.chain" may come from anywhere within optax; but no name may lead out through a module that an
     # allowed one imports ("jaxkit.losses.os.system").
-    if allow is None or (
-        isinstance(found, types.ModuleType) and not is_last and found.__name__ in _parents(allow)
-    ):
+    if allow is None or name in allow:
+        return
+    if not is_last and isinstance(found, types.ModuleType) and found.__name__ in _parents(allow):
         return
     real = found.__name__ if isinstance(found, types.ModuleType) else getattr(found, "__module__", None)
     real = real or type(found).__module__

@@ -183,7 +183,10 @@ def _train(recipe, config, plan, folder: Path, console, writers, fingerprint: st
         "to_first_step": outcome.first_step_at - process_start(),
         "total": time.time() - process_start(),
     }
-    done = {"step": outcome.step, "timing": {name: value and round(value, 4) for name, value in timing.items()}}
+    done = {
+        "step": outcome.step,
+        "timing": {name: value and round(value, 4) for name, value in timing.items()},
+    }
     if outcome.step < config.num_steps:
         directory.set_status(folder, status="interrupted", **done)
         console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
@@ -200,7 +203,9 @@ def _train(recipe, config, plan, folder: Path, console, writers, fingerprint: st
     return OK
 
 
-def _note(folder: Path, fingerprint: str, seed: int, manifests: Mapping[str, Any], form: Mapping[str, Any]) -> None:
+def _note(
+    folder: Path, fingerprint: str, seed: int, manifests: Mapping[str, Any], form: Mapping[str, Any]
+) -> None:
     from jaxkit.runs import directory, files, provenance
 
     noted = provenance.collect(fingerprint=fingerprint, seed=seed, manifests=manifests)

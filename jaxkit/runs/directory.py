@@ -160,5 +160,7 @@ def write_evaluation(workdir: Path, split: str, step: int, metrics: Mapping[str,
     """
     values = {name: record.plain(record.computed(state)) for name, state in metrics.items()}
     (workdir / EVALUATION).mkdir(exist_ok=True)
-    files.write_json(workdir / EVALUATION / f"{split}.json", {"split": split, "step": step, "metrics": values})
+    files.write_json(
+        workdir / EVALUATION / f"{split}.json", {"split": split, "step": step, "metrics": values}
+    )
     return values

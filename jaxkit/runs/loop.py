@@ -202,7 +202,7 @@ def _calls(start: int, stop: int, steps: int) -> Iterator[range]:
 
 
 def _evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) -> Callable[[State], Any]:
-    """state -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for."""
+    """State -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for."""
     layout = recipe.layout
     compiled = layout.compile_evaluate(recipe.evaluate)
     average = jax.jit(updates.averaged)
@@ -217,7 +217,8 @@ def _evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) ->
     def evaluate(state: State) -> dict[str, list[Metrics]]:
         params = average(state)
         return {
-            split: [compiled(params, state.extra, batch) for batch in batches] for split, batches in splits.items()
+            split: [compiled(params, state.extra, batch) for batch in batches]
+            for split, batches in splits.items()
         }
 
     return evaluate

@@ -1,0 +1,94 @@
+"""Layouts: the same global batch in, the same numbers out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkit import means, parallel
+from jaxkit.types import Indexed
+
+LAYOUTS = {"jit": parallel.jit, "pmap": parallel.pmap, "pmap on 2": lambda: parallel.pmap(num_devices=2)}
+
+
+@pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS)
+def test_evaluation_counts_each_example_once(make):
+    layout = make()
+    evaluate = layout.compile_evaluate(lambda p, e, b: {"x": means.mean(b["x"] * p, b["mask"])})
+    batch = {"x": np.arange(8, dtype=np.float32), "mask": np.arange(8) < 6}
+    # 2 * (0 + 1 + 2 + 3 + 4 + 5) / 6 = 5
+    found = evaluate(layout.put_state(jnp.float32(2)), {}, layout.put_batch(batch))
+    assert (float(found["x"].count), float(found["x"].compute())) == (6.0, 5.0)
+
+
+@pytest.mark.parametrize("make", LAYOUTS.values(), ids=LAYOUTS)
+def test_putting_a_state_leaves_the_source_alone_when_it_is_donated(make):
+    layout = make()
+    source = {"w": jnp.ones(3)}
+    update = layout.compile(lambda state, batch, key: (jax.tree.map(lambda x: x + 1, state), {}))
+    state = layout.put_state(source)
+    for _ in range(2):
+        state, _ = update(state, layout.put_batch({"x": np.zeros(4)}), layout.put_state(jax.random.key(0)))
+    np.testing.assert_array_equal(source["w"], np.ones(3))
+    np.testing.assert_array_equal(state["w"], 3 * np.ones(3))
+
+
+def test_pmap_averages_what_changes_without_a_gradient():
+    layout = parallel.pmap()
+
+    def gradients(params, extra, batch, key):
+        return (
+            means.Mean(jnp.sum(batch["x"]), jnp.float32(1)),
+            {},
+            {"mean": jnp.mean(batch["x"]), "n": extra["n"] + 1},
+        )
+
+    summed = layout.across(gradients)
+    update = layout.compile(lambda state, batch, key: (summed(None, state, batch, key)[2], {}))
+    state, _ = update(
+        layout.put_state({"mean": jnp.float32(0), "n": jnp.int32(4)}),
+        layout.put_batch({"x": np.arange(8, dtype=np.float32)}),
+        layout.put_state(jax.random.key(0)),
+    )
+    assert float(state["mean"]) == 3.5
+    assert (int(state["n"]), state["n"].dtype) == (5, jnp.int32)
+
+
+def test_each_device_draws_with_a_key_of_its_own():
+    layout = parallel.pmap()
+    gradients = lambda p, e, b, k: (
+        means.Mean(jax.random.uniform(k), jnp.float32(1)),
+        {"square": jax.random.uniform(k) ** 2},
+        e,
+    )
+    jax.config.update("jax_debug_key_reuse", False)
+    try:
+        summed = layout.across(gradients)
+        update = layout.compile(lambda s, b, k: (s, summed(None, s, b, k)[:2]))
+        _, (total, metrics) = update(
+            {}, layout.put_batch({"x": np.zeros(4)}), layout.put_state(jax.random.key(0))
+        )
+    finally:
+        jax.config.update("jax_debug_key_reuse", True)
+    # Four equal draws would give 4 * sum of squares == (sum)^2; different ones give more.
+    assert 4 * float(metrics["square"]) > float(total.total) ** 2 + 1e-3
+
+
+def test_a_batch_that_does_not_divide_is_named():
+    with pytest.raises(
+        ValueError, match="6 examples do not divide over 4 devices; use a batch size that is a multiple of 4"
+    ):
+        parallel.pmap().put_batch({"x": np.zeros(6)})
+
+
+def test_more_devices_than_there_are():
+    with pytest.raises(ValueError, match="num_devices: came 64, but there are 4 cpu devices"):
+        parallel.pmap(num_devices=64)
+
+
+def test_the_data_of_a_batch_by_reference_is_not_split():
+    layout = parallel.pmap()
+    arrays = layout.put_state({"x": np.arange(10, dtype=np.float32)})
+    put = layout.put_batch(Indexed(arrays, np.arange(8)))
+    assert put.arrays["x"].shape == (10,)
+    assert put.index.shape == (4, 2)

@@ -1,0 +1,263 @@
+"""Updates: one table of forms of the same update; in each the numbers are the same."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxkit import means, objectives, parallel, updates
+from jaxkit.means import Mean
+from jaxkit.types import Indexed, Model
+
+SIZE, BATCH, STEPS = 96, 32, 50
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Data, batches as indices, and random masks; about a third is masked."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(SIZE, 6)).astype(np.float32)
+    arrays = {
+        "inputs": inputs,
+        "targets": np.sin(inputs.sum(axis=1, keepdims=True)).astype(np.float32),
+    }
+    return arrays, rng.integers(0, SIZE, (STEPS, BATCH)).astype(np.int32), rng.random((STEPS, BATCH)) < 0.7
+
+
+def network():
+    """A two-layer regression network by hand, so that these tests need nothing from `models`."""
+
+    def init(key, inputs):
+        first, second = jax.random.split(key)
+        shape = (inputs.shape[-1], 16)
+        return {"a": jax.random.normal(first, shape) / 2, "b": jax.random.normal(second, (16, 1)) / 4}, {}
+
+    def apply(params, extra, inputs, *, key=None, train=False):
+        return jnp.tanh(inputs @ params["a"]) @ params["b"], extra
+
+    return Model(init, apply)
+
+
+class Form(NamedTuple):
+    layout: str = "jit"
+    microbatches: int = 1
+    unroll: bool | None = None
+    steps: int = 1
+    indexed: bool = False
+    guarded: bool = False
+
+
+FORMS = {
+    "4 microbatches": Form(microbatches=4),
+    "4 microbatches unrolled": Form(microbatches=4, unroll=True),
+    "pmap on 4 devices": Form("pmap"),
+    "pmap and 2 microbatches": Form("pmap", microbatches=2),
+    "10 steps in a call": Form(steps=10),
+    "10 steps in a call, pmap": Form("pmap", steps=10),
+    "guarded": Form(guarded=True),
+    "all at once": Form("pmap", microbatches=2, steps=10, guarded=True),
+}
+
+
+def train(problem, form: Form):
+    arrays, indices, masks = problem
+    layout = getattr(parallel, form.layout)()
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2), updates.ema(decay=0.9))
+    model = network()
+    gradients = updates.gradients(objectives.regression(model, optax.losses.squared_error))
+    gradients = updates.accumulate(gradients, microbatches=form.microbatches, unroll=form.unroll)
+    update = updates.step(layout.across(gradients), optimizer)
+    update = updates.guard(update) if form.guarded else update
+    update = updates.indexed(update) if form.indexed else update
+    update = layout.compile(updates.fuse(update) if form.steps > 1 else update)
+    params, extra = model.init(jax.random.key(1), arrays["inputs"])
+    state = layout.put_state(updates.init_state(params, extra, optimizer))
+    resident = layout.put_state(arrays)
+    key = layout.put_state(jax.random.key(0))
+    loss = Mean(0.0, 0.0)
+    for n in range(0, STEPS, form.steps):
+        rows = slice(n, n + form.steps) if form.steps > 1 else n
+        if form.indexed:
+            batch = Indexed(resident, indices[rows])
+        else:
+            batch = {**{k: v[indices[rows]] for k, v in arrays.items()}, "mask": masks[rows]}
+        state, metrics = update(state, layout.put_batch(batch, axis=int(form.steps > 1)), key)
+        loss = loss + jax.device_get(metrics["loss"])
+    return jax.device_get(state), float(loss.compute())
+
+
+@pytest.fixture(scope="module")
+def plain(problem):
+    return train(problem, Form())
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_trains_the_same_parameters_with_random_masks(problem, plain, name):
+    state, loss = train(problem, FORMS[name])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), state.params, plain[0].params
+    )
+    assert loss == pytest.approx(plain[1], abs=1e-5)
+    assert state.step == STEPS
+
+
+def test_training_moves_the_parameters_by_far_more_than_the_tolerance(problem, plain):
+    params, _ = network().init(jax.random.key(1), problem[0]["inputs"])
+    assert (
+        min(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(plain[0].params)))
+        > 0.1
+    )
+
+
+def test_fused_steps_have_the_bits_of_single_steps(problem):
+    # Matmuls only: XLA compiles the body of the loop as it compiles the step (docs/patterns.md).
+    single, _ = train(problem, Form(indexed=True))
+    fused, _ = train(problem, Form(indexed=True, steps=10))
+    jax.tree.map(np.testing.assert_array_equal, single, fused)
+
+
+@pytest.mark.parametrize("form", [Form("pmap", indexed=True), Form("pmap", indexed=True, steps=5)])
+def test_a_batch_by_reference_is_split_over_devices(problem, form):
+    single, _ = train(problem, Form(indexed=True))
+    state, _ = train(problem, form)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), state.params, single.params
+    )
+
+
+@pytest.mark.parametrize("form", [Form(), Form("pmap"), Form(steps=10), Form("pmap", steps=10, indexed=True)])
+def test_a_second_call_does_not_compile(problem, form, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(updates.optax, "apply_updates", lambda *a: compiled.append(1) or optax_apply(*a))
+    train(problem, form)
+    once = len(compiled)
+    assert once <= 4, "the update was traced again after its first call"
+
+
+optax_apply = optax.apply_updates
+
+
+def weighted(params, extra, batch, key):
+    """Loss w.x summed; its gradient in w is the sum of x."""
+    return Mean(jnp.sum(batch["x"] @ params), batch["x"].shape[0]), ({}, extra)
+
+
+def test_gradients_are_sums_with_their_count():
+    summed, metrics, _ = updates.gradients(weighted)(
+        jnp.zeros(2), {}, {"x": jnp.array([[1.0, 2.0], [3.0, 4.0]])}, jax.random.key(0)
+    )
+    np.testing.assert_array_equal(summed.total, [4.0, 6.0])
+    np.testing.assert_array_equal(summed.compute(), [2.0, 3.0])
+    assert float(metrics["loss"].count) == 2.0
+
+
+def test_each_microbatch_and_each_step_has_a_key_of_its_own():
+    def objective(params, extra, batch, key):
+        draw = jax.random.uniform(key)
+        return Mean(params * draw, 1.0), ({"draw": Mean(draw, jnp.ones(()))}, [*extra, draw][-4:])
+
+    gradients = updates.accumulate(updates.gradients(objective), microbatches=4)
+    draws = []
+
+    def collect(params, extra, batch, key):
+        summed, metrics, _ = gradients(params, [], batch, key)
+        return summed, metrics, extra
+
+    with pytest.raises(TypeError):  # extra that grows is no carry
+        gradients(jnp.ones(()), [], {"x": jnp.zeros(4)}, jax.random.key(0))
+
+    def fixed(params, extra, batch, key):
+        draw = jax.random.uniform(key)
+        return Mean(params * draw, 1.0), ({}, {"sum": extra["sum"] + draw, "last": draw})
+
+    gradients = updates.accumulate(updates.gradients(fixed), microbatches=2)
+    update = updates.step(gradients, optax.sgd(0.0))
+    state = updates.init_state(jnp.ones(()), {"sum": jnp.zeros(()), "last": jnp.zeros(())}, optax.sgd(0.0))
+    for _ in range(3):
+        before = state.extra["sum"]
+        state, _ = update(state, {"x": jnp.zeros(4)}, jax.random.key(0))
+        second = float(state.extra["last"])
+        draws += [float(state.extra["sum"] - before) - second, second]
+    assert len({round(draw, 5) for draw in draws}) == 6
+
+
+def test_microbatches_that_do_not_divide_are_named():
+    gradients = updates.accumulate(updates.gradients(weighted), microbatches=3)
+    with pytest.raises(ValueError, match="microbatches: 3 do not divide the batch of 4"):
+        gradients(jnp.zeros(2), {}, {"x": jnp.zeros((4, 2))}, jax.random.key(0))
+
+
+def test_an_objective_that_returns_something_else_is_named():
+    with pytest.raises(TypeError, match=r"objective: came ArrayImpl, wanted \(Mean"):
+        updates.gradients(lambda *_: jnp.zeros(()))(jnp.zeros(2), {}, {}, jax.random.key(0))
+
+
+def test_ema_is_the_weighted_mean_of_the_parameters_seen():
+    # Parameters 2 then 1 with decay 0.5: (0.5*0.5*2 + 0.5*1) / (1 - 0.25) = 1 / 0.75 = 4/3.
+    optimizer = optax.chain(optax.sgd(1.0), updates.ema(decay=0.5))
+    update = updates.step(updates.gradients(lambda p, e, b, k: (Mean(p, 1.0), ({}, e))), optimizer)
+    state = updates.init_state(jnp.array(3.0), {}, optimizer)
+    assert float(updates.averaged(state)) == 3.0
+    for _ in range(2):
+        state, _ = update(state, {}, jax.random.key(0))
+    assert float(state.params) == 1.0
+    assert float(updates.averaged(state)) == pytest.approx(4 / 3, rel=1e-6)
+
+
+def test_without_an_ema_the_average_is_the_parameters():
+    state = updates.init_state(jnp.array(3.0), {}, optax.adam(1e-3))
+    assert updates.averaged(state) is state.params
+
+
+@pytest.mark.parametrize("decay", [1.0, -0.1])
+def test_ema_decay_out_of_range(decay):
+    with pytest.raises(ValueError, match="decay"):
+        updates.ema(decay=decay)
+
+
+def test_guard_skips_counts_and_goes_on():
+    optimizer = optax.adam(0.1)
+    objective = lambda p, e, b, k: (means.mean(p * b["x"]), ({}, {"seen": e["seen"] + jnp.sum(b["x"])}))
+    update = jax.jit(updates.guard(updates.step(updates.gradients(objective), optimizer)))
+    state = updates.init_state(jnp.array(1.0), {"seen": jnp.zeros(())}, optimizer)
+    good, _ = update(state, {"x": jnp.ones(2)}, jax.random.key(0))
+    skipped, metrics = update(good, {"x": jnp.array([1.0, jnp.nan])}, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, skipped._replace(step=good.step), good)
+    assert int(skipped.step) == 2
+    assert float(metrics["skipped"].compute()) == 1.0
+    assert float(metrics["loss"].count) == 0.0
+    after, metrics = update(skipped, {"x": jnp.ones(2)}, jax.random.key(0))
+    assert float(metrics["skipped"].compute()) == 0.0
+    assert float(after.params) != float(good.params)
+
+
+def test_a_fully_masked_batch_is_skipped_by_the_guard():
+    objective = lambda p, e, b, k: (means.mean(p * b["x"], b["mask"]), ({}, e))
+    update = updates.guard(updates.step(updates.gradients(objective), optax.sgd(0.1)))
+    state = updates.init_state(jnp.array(1.0), {}, optax.sgd(0.1))
+    state, metrics = jax.jit(update)(state, {"x": jnp.ones(2), "mask": jnp.zeros(2, bool)}, jax.random.key(0))
+    assert float(state.params) == 1.0
+    assert float(metrics["skipped"].compute()) == 1.0
+
+
+def test_convolutions_are_found_however_deep():
+    def convolve(x):
+        return jax.lax.conv(x, jnp.ones((1, 1, 3, 3)), (1, 1), "SAME")
+
+    deep = jax.jit(jax.checkpoint(lambda x: jax.lax.cond(x.sum() > 0, convolve, lambda x: x, x)))
+    assert updates.slow_in_a_loop(jax.make_jaxpr(jax.grad(lambda x: deep(x).sum()))(jnp.ones((1, 1, 8, 8))))
+    assert not updates.slow_in_a_loop(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((8, 8))))
+
+
+def test_accumulation_over_convolutions_is_no_loop_on_a_cpu():
+    def objective(params, extra, batch, key):
+        images = jax.lax.conv(batch["x"], params, (1, 1), "SAME")
+        return means.mean(images.sum(axis=(1, 2, 3))), ({}, extra)
+
+    gradients = updates.accumulate(updates.gradients(objective), microbatches=2)
+    arguments = (jnp.ones((1, 1, 3, 3)), {}, {"x": jnp.ones((4, 1, 8, 8))}, jax.random.key(0))
+    lowered = jax.jit(gradients).lower(*arguments).as_text()
+    assert "stablehlo.while" not in lowered
