@@ -16,18 +16,18 @@ from jaxkit.types import Recipe
 
 def recipe(config) -> Recipe:
     """The experiment, as functions."""
-    sources = configs.build(config.data, where="config.data")
+    sources = configs.build(config.data)
     image, label = (sources["train"].schema[name] for name in ("image", "label"))
 
     model = models.standardized(
-        configs.build(config.model, where="config.model"), mean=config.inputs.mean, std=config.inputs.std
+        configs.build(config.model), mean=config.inputs.mean, std=config.inputs.std
     )
-    loss = configs.build(config.loss, where="config.loss")
-    augment = configs.build(config.augment, where="config.augment")
-    layout = configs.build(config.layout, where="config.layout")
+    loss = configs.build(config.loss)
+    augment = configs.build(config.augment)
+    layout = configs.build(config.layout)
     optimizer = optax.chain(
         optax.clip_by_global_norm(config.clip_norm),
-        configs.build(config.optimizer, where="config.optimizer"),
+        configs.build(config.optimizer),
         updates.ema(decay=config.ema_decay),
     )
 

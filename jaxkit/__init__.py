@@ -8,9 +8,11 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "calibration",
     "checks",
     "configs",
     "data",
+    "errors",
     "losses",
     "means",
     "metrics",

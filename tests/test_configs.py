@@ -171,8 +171,7 @@ def test_config_dicts_of_ml_collections_are_taken():
         ),
         (
             {"a": [textwrap.dedent]},
-            "config.a.0: came function dedent; write {'function': 'textwrap.dedent'}, "
-            "the name it is imported by",
+            "config.a.0: came function dedent; write {'function': 'textwrap.dedent'}, the name it is imported by",
         ),
         ({"a": np.float64(1)}, "config.a: came numpy.float64; write its plain value, x.tolist()"),
         ({"a": (1, np.zeros(2))}, "config.a.1: came numpy.ndarray; write its plain value, x.tolist()"),
@@ -199,9 +198,7 @@ def test_what_a_config_cannot_hold(tree, wanted):
     assert message(lambda: configs.freeze(tree)) == wanted
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "[1]", '{"a": {"$float": []}}', '{"a": {"$x": 1}}', '{"a": 1, "a": 2}']
-)
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": {"$float": []}}', '{"a": {"$x": 1}}', '{"a": 1, "a": 2}'])
 def test_text_that_is_no_config(text):
     assert message(lambda: configs.from_json(text)).startswith("config")
 
@@ -220,6 +217,8 @@ def test_differences_name_paths_and_hold_missing():
         ("writers.0.call", "w.a", "w.b"),
         ("x", {"y": 1}, configs.MISSING),
     ]
+    one, two = {"call": "w.a"}, ({"call": "w.a"}, {"call": "w.b"})
+    assert configs.differences({"writers": (one,)}, {"writers": two}) == [("writers", (one,), two)]
     assert pickle.loads(pickle.dumps(configs.MISSING)) is configs.MISSING
 
 
@@ -235,9 +234,7 @@ def test_replacing_what_differs_makes_equal(tree):
 # build
 
 
-def component(
-    *, width: int, depth: int | None = None, rate: float = 0.1, sizes: tuple[int, ...] = (), on=False
-):
+def component(*, width: int, depth: int | None = None, rate: float = 0.1, sizes: tuple[int, ...] = (), on=False):
     if width < 1:
         raise ValueError(f"width: came {width},\n  wanted >= 1")
     return width, depth, rate, sizes, on
@@ -255,6 +252,10 @@ def positional(first, /, *rest, last=0, **others):
     return first, rest, last, others
 
 
+def after_a_default(scale=2.0, *parts):
+    return scale, parts
+
+
 def unreadable(x: "no_such_name"):  # noqa: F821
     return x
 
@@ -267,7 +268,7 @@ def parts(monkeypatch, tmp_path):
     (tmp_path / "broken.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     module = type(sys)("test_configs_functions")
-    for function in (component, annotated, array_or_schedule, positional, unreadable):
+    for function in (component, annotated, array_or_schedule, positional, after_a_default, unreadable):
         monkeypatch.setattr(function, "__module__", "parts")
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "test_configs_functions", module)
@@ -306,6 +307,7 @@ def test_build_calls_the_innermost_first_and_keeps_the_rest():
             {"call": "parts.positional", "first": 1, "rest": [2, 3], "last": 4, "z": 5},
             (1, (2, 3), 4, {"z": 5}),
         ),
+        ({"call": "parts.after_a_default", "parts": (1, 2)}, (2.0, (1, 2))),
         ({"call": "parts.unreadable", "x": 1}, 1),
     ],
 )
@@ -396,15 +398,12 @@ TAKES = "It takes: width, depth, rate, sizes, on"
         ({"call": "parts.NUMBER"}, "config.m.call: 'parts.NUMBER' is of type int, wanted a function"),
         (
             {"call": "broken.f"},
-            "config.m.call: 'broken.f' cannot be imported: "
-            "ModuleNotFoundError: No module named 'no_such_package'",
+            "config.m.call: 'broken.f' cannot be imported: ModuleNotFoundError: No module named 'no_such_package'",
         ),
     ],
 )
 def test_build_of_a_misfit_is_one_line(config, wanted):
-    configs.build(
-        {"call": "parts.component", "width": 1}
-    )  # so that `parts` is loaded, and is the nearest name
+    configs.build({"call": "parts.component", "width": 1})  # so that `parts` is loaded, and is the nearest name
     assert message(lambda: configs.build({"m": config})) == wanted
     # A part of a frozen config knows its own path.
     assert message(lambda: configs.build(configs.freeze({"m": config}).m)) == wanted
@@ -435,9 +434,7 @@ def test_a_config_from_outside_calls_only_what_is_allowed(name):
         assert wanted in message(lambda config=config: configs.build(config, allow=("parts",)))
 
 
-@pytest.mark.parametrize(
-    "name", ["jaxkit.configs.read", "jax.numpy.load", "optax._src.base.np.load", "os.system"]
-)
+@pytest.mark.parametrize("name", ["jaxkit.configs.read", "jax.numpy.load", "optax._src.base.np.load", "os.system"])
 def test_the_usual_allowance_refuses(name):
     assert "is outside what" in message(lambda: configs.build({"call": name}, allow=configs.ALLOWED))
 
@@ -561,8 +558,7 @@ def test_read():
         ),
         (
             "digits.py:resnet",
-            "digits.py: there is no variant 'resnet'; write it NAME=VALUE. "
-            "There are: model=cnn|resnet, seed=INT",
+            "digits.py: there is no variant 'resnet'; write it NAME=VALUE. There are: model=cnn|resnet, seed=INT",
         ),
         ("digits.py:seed=1,seed=2", "digits.py: the variant 'seed' comes twice in 'seed=1,seed=2'"),
     ],
@@ -581,6 +577,7 @@ def test_read_of_a_wrong_argument_is_one_line(argument, wanted):
         ("def get_config(arg):\n  return\\\n  1 / 0", "c.py:3: ZeroDivisionError: division by zero"),
         ("import json\ndef get_config(arg):\n  return json.loads('')",
          "c.py:3: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
+        ("def get_config(arg):\n  return helper()\ndef helper():\n  raise KeyError('x')", "c.py:4: KeyError: 'x'"),
         ("def get_config(arg): pass", "c.py: config: came NoneType, wanted a dict"),
         ("def get_config(arg): return {'a': {1}}",
          "c.py: config.a: came set; a config holds None, bool, int, float, str, tuples, lists and dicts"),

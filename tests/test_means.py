@@ -46,7 +46,5 @@ def test_nothing_counted_is_an_error_on_the_host_and_nan_in_a_trace():
 
 
 def test_the_total_may_be_a_tree():
-    found = Mean({"w": jnp.array([2.0, 4.0])}, jnp.array(2.0)) + Mean(
-        {"w": jnp.array([2.0, 0.0])}, jnp.array(2.0)
-    )
+    found = Mean({"w": jnp.array([2.0, 4.0])}, jnp.array(2.0)) + Mean({"w": jnp.array([2.0, 0.0])}, jnp.array(2.0))
     np.testing.assert_array_equal(found.compute()["w"], [1.0, 1.0])

@@ -65,9 +65,7 @@ def test_each_device_draws_with_a_key_of_its_own():
     try:
         summed = layout.across(gradients)
         update = layout.compile(lambda s, b, k: (s, summed(None, s, b, k)[:2]))
-        _, (total, metrics) = update(
-            {}, layout.put_batch({"x": np.zeros(4)}), layout.put_state(jax.random.key(0))
-        )
+        _, (total, metrics) = update({}, layout.put_batch({"x": np.zeros(4)}), layout.put_state(jax.random.key(0)))
     finally:
         jax.config.update("jax_debug_key_reuse", True)
     # Four equal draws would give 4 * sum of squares == (sum)^2; different ones give more.

@@ -13,9 +13,7 @@ def data(key):
 def test_names_and_steps_give_different_keys():
     root = jax.random.key(0)
     keys = [
-        random.at(random.named(root, name), step)
-        for name in ("init", "augment", "model")
-        for step in range(5)
+        random.at(random.named(root, name), step) for name in ("init", "augment", "model") for step in range(5)
     ]
     assert len({data(key) for key in keys}) == 15
 

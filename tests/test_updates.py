@@ -97,9 +97,7 @@ def plain(problem):
 @pytest.mark.parametrize("name", FORMS)
 def test_every_form_trains_the_same_parameters_with_random_masks(problem, plain, name):
     state, loss = train(problem, FORMS[name])
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), state.params, plain[0].params
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), state.params, plain[0].params)
     assert loss == pytest.approx(plain[1], abs=1e-5)
     assert state.step == STEPS
 
@@ -107,8 +105,7 @@ def test_every_form_trains_the_same_parameters_with_random_masks(problem, plain,
 def test_training_moves_the_parameters_by_far_more_than_the_tolerance(problem, plain):
     params, _ = network().init(jax.random.key(1), problem[0]["inputs"])
     assert (
-        min(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(plain[0].params)))
-        > 0.1
+        min(np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(plain[0].params))) > 0.1
     )
 
 
@@ -123,9 +120,7 @@ def test_fused_steps_have_the_bits_of_single_steps(problem):
 def test_a_batch_by_reference_is_split_over_devices(problem, form):
     single, _ = train(problem, Form(indexed=True))
     state, _ = train(problem, form)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), state.params, single.params
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), state.params, single.params)
 
 
 @pytest.mark.parametrize("form", [Form(), Form("pmap"), Form(steps=10), Form("pmap", steps=10, indexed=True)])

@@ -9,9 +9,7 @@ from jaxkit.errors import UsageError
 
 def is_mapping(value: Any) -> bool:
     """Whether it is a dict of some kind; ml_collections.ConfigDict is no Mapping, but has `keys`."""
-    return isinstance(value, Mapping) or (
-        hasattr(type(value), "keys") and hasattr(type(value), "__getitem__")
-    )
+    return isinstance(value, Mapping) or (hasattr(type(value), "keys") and hasattr(type(value), "__getitem__"))
 
 
 def check_text(text: str, where: str) -> None:
@@ -26,9 +24,7 @@ def check_key(key: Any, where: str) -> None:
     """Raises a UsageError where a config cannot have this key."""
     # "." and "=" divide a flag, --config.path=value; "$" marks what JSON has no word for.
     if type(key) is not str or not key or key[0] == "$" or "." in key or "=" in key:
-        raise UsageError(
-            f"{where}: came the key {key!r}, wanted a str without '.' and '=', not starting with '$'"
-        )
+        raise UsageError(f"{where}: came the key {key!r}, wanted a str without '.' and '=', not starting with '$'")
     check_text(key, where)
 
 

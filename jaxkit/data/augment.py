@@ -129,8 +129,7 @@ def cutout(*, size: int) -> Augmentation:
         centres = jax.random.randint(key, (batch, 2), 0, jnp.array(sides))
         start = centres - size // 2
         rows, columns = (
-            (jnp.arange(side)[None] >= start[:, i, None])
-            & (jnp.arange(side)[None] < start[:, i, None] + size)
+            (jnp.arange(side)[None] >= start[:, i, None]) & (jnp.arange(side)[None] < start[:, i, None] + size)
             for i, side in enumerate(sides)
         )
         hole = rows[:, :, None, None] & columns[:, None, :, None]

@@ -44,7 +44,7 @@ def stamp(prepared: Path) -> list[Any] | None:
     None where there are no records: nothing is prepared there.
     """
     try:
-        files = sorted(
+        files: list[Any] = sorted(
             [f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in os.scandir(prepared) if f.is_file()
         )
         beside = sorted(n for n in os.listdir(prepared.parent) if not n.startswith((".", "incomplete")))
@@ -71,7 +71,7 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray
         raw = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)  # type: ignore[index]
         payload += [raw, np.zeros(-len(raw) % 64, np.uint8)]
     for block in payload:
-        digest.update(block)
+        digest.update(block.data)
     text = json.dumps({**header, "payload": digest.hexdigest() if arrays is not None else None}).encode()
     first = _MAGIC + hashlib.sha256(text).hexdigest().encode() + b"\n"
     before = len(first) + len(text) + 1
@@ -81,7 +81,7 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray
         with open(temporary, "xb") as file:
             file.write(first + text + b"\n" + bytes(-before % 64))
             for block in payload:
-                file.write(block)
+                file.write(block.data)
         os.replace(temporary, path)
     except OSError:
         with contextlib.suppress(OSError):
@@ -107,7 +107,7 @@ def read_arrays(path: Path, header: Mapping[str, Any]) -> dict[str, np.ndarray] 
     except OSError:
         return None
     start = header["start"] + -header["start"] % 64
-    if header["payload"] is None or hashlib.sha256(raw[start:]).hexdigest() != header["payload"]:
+    if header["payload"] is None or hashlib.sha256(raw[start:].data).hexdigest() != header["payload"]:
         return None
     raw.flags.writeable = False
     fields = manifests.schema_of(header["manifest"])

@@ -1,7 +1,7 @@
 """The digits of scikit-learn as a TFDS data set. Imports TFDS: imported only to prepare or to read."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -36,7 +36,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "A fixed, stratified fifth is held out."}
+    RELEASE_NOTES: ClassVar = {"1.0.0": "A fixed, stratified fifth is held out."}
 
     def _info(self) -> tfds.core.DatasetInfo:
         # A Tensor, since TFDS encodes an Image with TensorFlow.

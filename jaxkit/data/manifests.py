@@ -23,7 +23,7 @@ def _records(chunk: Mapping[str, np.ndarray]) -> Iterable[memoryview]:
     rows = max(1, _CHUNK_BYTES // max(1, sum(column.shape[1] for column in columns)))
     for start in range(0, size, rows):
         block = np.concatenate([column[start : start + rows] for column in columns], axis=1)
-        yield memoryview(block).cast("B")
+        yield block.data
 
 
 def content_hash(chunks: Iterable[Mapping[str, np.ndarray]], *, schema: Mapping[str, Field]) -> str:

@@ -3,14 +3,10 @@
 What fits in memory is decoded once and kept (cache.py), so that a later start does not import TFDS.
 """
 
-import contextlib
-import difflib
 import importlib.metadata
-import io
 import os
-import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkit import checks
-from jaxkit.data import cache, manifests, schema, sources
+from jaxkit.data import cache, manifests, preparing, schema, sources
 from jaxkit.types import Examples, Field, Source
 
 _CHUNK = 1024  # examples decoded at a time
@@ -109,4 +105,118 @@ def tfds(
     checks.at_least(0, in_memory_limit=in_memory_limit)
     directory = _directory(data_dir)
     wanted = None if fields is None else tuple(fields)
-    return _source(_Request(name, split, directory, wanted, in_memory_limit, partial(_named, name, directory)))
+    return _source(
+        _Request(name, split, directory, wanted, in_memory_limit, partial(preparing.named, name, directory))
+    )
+
+
+def _source(request: _Request) -> Source:
+    header = _warm(request)
+    if header is None:
+        wanted = preparing.fields_of(request.builder(), request.fields, where=request.where)
+    else:
+        wanted = manifests.schema_of(header["manifest"])
+    return Source(name=request.where, schema=wanted, open=partial(_open, request))
+
+
+def _warm(request: _Request) -> dict[str, Any] | None:
+    """The header of the cache file, if it still tells of what is on the disk."""
+    header = cache.read_header(request.cached)
+    if header is None or header["stamp"] != cache.stamp(Path(header["prepared"])):
+        return None
+    # Who has imported TFDS may have defined a builder of this name, or mocked it: its word counts.
+    if "tensorflow_datasets" in sys.modules and str(request.builder().data_path) != header["prepared"]:
+        return None
+    return header
+
+
+def _open(request: _Request) -> Examples:
+    header = _warm(request)
+    if header is not None and _decoded_bytes(header["manifest"]) <= request.in_memory_limit:
+        arrays = cache.read_arrays(request.cached, header)
+        if arrays is not None:
+            return sources.in_memory(arrays, manifest=header["manifest"])
+        header = None
+    builder = preparing.prepared(request.builder, name=request.name, directory=request.directory)
+    wanted = preparing.fields_of(builder, request.fields, where=request.where)
+    records = _records(builder, request)
+    read = partial(_read, records, wanted, request.where)
+    if header is not None:
+        return Examples(size=len(records), read=read, manifest=header["manifest"], arrays=None)
+    return _first(request, builder, wanted, len(records), read)
+
+
+def _decoded_bytes(manifest: Mapping[str, Any]) -> int:
+    return manifest["size"] * schema.nbytes(manifests.schema_of(manifest))
+
+
+def _records(builder: Any, request: _Request) -> Sequence[Mapping[str, Any]]:
+    try:
+        records = builder.as_data_source(split=request.split)
+    except NotImplementedError as error:
+        raise checks.UsageError(
+            f"{request.where}: in {builder.data_dir} it is prepared as {builder.info.file_format}, which has no "
+            "random access: choose another data_dir, or move that directory away"
+        ) from error
+    except ValueError as error:
+        raise checks.UsageError(f"{request.where}: {str(error).splitlines()[0]}") from error
+    if not len(records):
+        raise checks.UsageError(f"{request.where}: came no examples, wanted at least one")
+    return records
+
+
+def _read(
+    records: Sequence[Mapping[str, Any]], wanted: Mapping[str, Field], where: str, indices: np.ndarray
+) -> dict[str, np.ndarray]:
+    # One by one: decoding is nine tenths of it, and happens in the thread of each batch.
+    examples = [records[int(index)] for index in indices]
+    batch = {}
+    for name, field in wanted.items():
+        values = [example[name] for example in examples]
+        try:
+            array = np.asarray(values) if values else np.empty((0, *field.shape), field.dtype)
+        except ValueError as error:
+            raise checks.UsageError(
+                f"{where}: {name}: came examples of several shapes, wanted {field.shape}"
+            ) from error
+        batch[name] = schema.cast(array, dtype=field.dtype, where=f"{where}: {name}")
+    schema.check(batch, wanted, where=where)
+    return batch
+
+
+def _first(
+    request: _Request,
+    builder: Any,
+    wanted: Mapping[str, Field],
+    size: int,
+    read: Callable[[np.ndarray], dict[str, np.ndarray]],
+) -> Examples:
+    """Reads all of it once: for the arrays where they fit, for the hash, for the check of every example."""
+    chunks: Iterable[dict[str, np.ndarray]] = (
+        read(np.arange(start, min(start + _CHUNK, size))) for start in range(0, size, _CHUNK)
+    )
+    arrays = None
+    if size * schema.nbytes(wanted) <= request.in_memory_limit:
+        arrays = {name: np.empty((size, *field.shape), field.dtype) for name, field in wanted.items()}
+        for number, chunk in enumerate(chunks):
+            for name, values in chunk.items():
+                arrays[name][number * _CHUNK : number * _CHUNK + len(values)] = values
+        for array in arrays.values():
+            array.flags.writeable = False
+        chunks = [arrays]
+    manifest = manifests.manifest(
+        name=builder.name,
+        version=str(builder.version),
+        split=request.split,
+        size=size,
+        schema=wanted,
+        sha256=manifests.content_hash(chunks, schema=wanted),
+    )
+    prepared = Path(builder.data_path)
+    stamp = cache.stamp(prepared)
+    # Not what lies elsewhere: it would be the fake data of a test.
+    if stamp is not None and request.directory in prepared.parents:
+        cache.write(request.cached, {"manifest": manifest, "prepared": str(prepared), "stamp": stamp}, arrays)
+    if arrays is None:
+        return Examples(size=size, read=read, manifest=manifest, arrays=None)
+    return sources.in_memory(arrays, manifest=manifest)

@@ -65,9 +65,7 @@ def arrays(
     for field, values in fields.items():
         array = np.asarray(values)
         if array.ndim < 1 or array.dtype.kind in "OUSMm":
-            raise checks.UsageError(
-                f"{where}: {field}: came {checks.describe(array)}, wanted numbers [size, ...]"
-            )
+            raise checks.UsageError(f"{where}: {field}: came {checks.describe(array)}, wanted numbers [size, ...]")
         held[field] = schema.cast(array, dtype=schema.narrow(array.dtype), where=f"{where}: {field}").view()
         held[field].flags.writeable = False
     size = len(next(iter(held.values())))

@@ -8,6 +8,7 @@ from jaxkit.models.feedforward import (
     Activation,
     affine,
     check_activation,
+    check_layers,
     check_rate,
     check_sizes,
     drop,
@@ -52,7 +53,8 @@ def cnn(
         >>> params["conv_1"]["kernel"].shape, params["head"]["dense_0"]["kernel"].shape
         ((3, 3, 4, 8), (32, 16))
     """
-    check_sizes(num_classes=num_classes, features=features, kernel_size=kernel_size, pool=pool, dense=dense)
+    check_sizes(num_classes=num_classes, kernel_size=kernel_size, pool=pool)
+    check_layers(features=features, dense=dense)
     check_activation(activation)
     check_rate(dropout=dropout)
     head = mlp(num_classes=num_classes, features=dense, activation=activation, dropout=dropout)

@@ -44,7 +44,8 @@ def mlp(
         >>> jax.tree.map(jnp.shape, params)
         {'dense_0': {'bias': (32,), 'kernel': (64, 32)}, 'output': {'bias': (10,), 'kernel': (32, 10)}}
     """
-    check_sizes(num_classes=num_classes, features=features)
+    check_sizes(num_classes=num_classes)
+    check_layers(features=features)
     check_activation(activation)
     check_rate(dropout=dropout)
     hidden = {f"dense_{i}": size for i, size in enumerate(features)}
@@ -131,23 +132,36 @@ def drop(x: jax.Array, key: Key | None, *, rate: float, name: str) -> jax.Array:
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
-def check_sizes(**values: int | tuple[int, ...]) -> None:
-    """Checks the sizes of layers: each a whole number from 1 on, or a tuple of them.
+def check_sizes(**values: int) -> None:
+    """Checks sizes: each is a whole number from 1 on.
 
     Raises:
         TypeError: not a whole number.
         ValueError: below 1.
 
     Example:
-        >>> check_sizes(num_classes=10, features=(32, 64))
+        >>> check_sizes(num_classes=10)
     """
     for name, value in values.items():
-        several = isinstance(value, tuple | list)
-        for i, size in enumerate(value if several else [value]):  # type: ignore[arg-type, list-item]
-            where = f"{name}[{i}]" if several else name
-            if isinstance(size, bool) or not isinstance(size, numbers.Integral):
-                raise TypeError(f"{where}: came {checks.describe(size)}, wanted a whole number >= 1")
-            checks.at_least(1, **{where: int(size)})
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name}: came {checks.describe(value)}, wanted a whole number >= 1")
+        checks.at_least(1, **{name: int(value)})
+
+
+def check_layers(**values: tuple[int, ...]) -> None:
+    """Checks the sizes of several layers: each argument is a tuple (or list) of sizes.
+
+    Raises:
+        TypeError: not a tuple of whole numbers.
+        ValueError: a size below 1.
+
+    Example:
+        >>> check_layers(features=(32, 64))
+    """
+    for name, value in values.items():
+        if not isinstance(value, tuple | list):
+            raise TypeError(f"{name}: came {checks.describe(value)}, wanted a tuple of sizes such as (32, 64)")
+        check_sizes(**{f"{name}[{i}]": size for i, size in enumerate(value)})
 
 
 def check_activation(activation: Any) -> None:

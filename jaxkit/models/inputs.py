@@ -43,8 +43,7 @@ def standardized(
         _check_raw(inputs, shift, scale)
         # Constants of the inputs' rank: with rank promotion off, a [channels] array would not broadcast.
         along = [
-            constant.reshape((1,) * (inputs.ndim - constant.ndim) + constant.shape)
-            for constant in (shift, scale)
+            constant.reshape((1,) * (inputs.ndim - constant.ndim) + constant.shape) for constant in (shift, scale)
         ]
         return (inputs.astype(jnp.float32) - along[0]) / along[1]
 
@@ -114,9 +113,7 @@ def _numbers(name: str, value: Any) -> np.ndarray:
     """f32[] or f32[channels]."""
     constant = np.asarray(value)
     if constant.ndim > 1 or not constant.size or not np.issubdtype(constant.dtype, np.number):
-        raise TypeError(
-            f"{name}: came {value!r}, wanted a number, or a flat sequence of one for each channel"
-        )
+        raise TypeError(f"{name}: came {value!r}, wanted a number, or a flat sequence of one for each channel")
     if not np.all(np.isfinite(constant)):
         raise ValueError(f"{name}: came {value!r}, wanted finite numbers")
     return constant.astype(np.float32)

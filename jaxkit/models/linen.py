@@ -45,9 +45,7 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
     """
     if not isinstance(module, nn.Module):
         came = f"the class {module.__name__}" if inspect.isclass(module) else checks.describe(module)
-        raise TypeError(
-            f"module: came {came}, wanted an instance of a Linen module: from_linen(nn.Dense(10))"
-        )
+        raise TypeError(f"module: came {came}, wanted an instance of a Linen module: from_linen(nn.Dense(10))")
     if isinstance(rngs, str):
         raise TypeError(f"rngs: came {rngs!r}, wanted a tuple of names: ({rngs!r},)")
     taken = inspect.signature(type(module).__call__).parameters
@@ -66,9 +64,7 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
         # Linen returns a pair exactly where something may change.
         mutable = list(extra) if train else False
         try:
-            result = module.apply(
-                {"params": params, **extra}, inputs, rngs=keys, mutable=mutable, **switch(train)
-            )
+            result = module.apply({"params": params, **extra}, inputs, rngs=keys, mutable=mutable, **switch(train))
         except errors.InvalidRngError as error:
             raise ValueError(_explain_draw(module, rngs, key, train)) from error
         except errors.ScopeParamShapeError as error:
@@ -93,9 +89,7 @@ def _explain_draw(module: nn.Module, rngs: tuple[str, ...], key: Any, train: boo
             f"key: came None, wanted one typed key: {name} draws in training; "
             "call apply(params, extra, inputs, key=key, train=True)"
         )
-    return (
-        f"rngs: came {rngs}, but {name} draws from another stream; name all: from_linen(module, rngs=(...))"
-    )
+    return f"rngs: came {rngs}, but {name} draws from another stream; name all: from_linen(module, rngs=(...))"
 
 
 def _explain_shape(module: nn.Module, inputs: Any, error: Exception) -> str:

@@ -168,9 +168,7 @@ def _normalize(norm: str, train: bool, name: str, last: bool = False) -> Callabl
     """A normalisation; the last of a block starts with a scale of zero."""
     scale = nn.initializers.zeros if last else nn.initializers.ones
     if norm == "batch":
-        return nn.BatchNorm(
-            use_running_average=not train, momentum=0.9, epsilon=1e-5, scale_init=scale, name=name
-        )
+        return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, scale_init=scale, name=name)
 
     def group_norm(x):
         groups = math.gcd(32, x.shape[-1])

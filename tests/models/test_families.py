@@ -12,7 +12,7 @@ from flax import linen as nn
 from jaxkit import models
 from jaxkit.models.feedforward import drop, kernel
 from jaxkit.models.inputs import placeholder
-from jaxkit.random import named
+from jaxkit.models.residual import BasicBlock, Bottleneck, ResNet
 from jaxkit.types import Model
 
 
@@ -41,7 +41,9 @@ def test_mlp_takes_its_activation_from_its_argument():
     params = random_like(shapes_of(models.mlp(num_classes=2, features=(4,)), 1, 3)[0])
     x = np.ones((1, 3), np.float32)
     relu, _ = models.mlp(num_classes=2, features=(4,)).apply(params, {}, x)
-    twice, _ = models.mlp(num_classes=2, features=(4,), activation=lambda h: 2 * jax.nn.relu(h)).apply(params, {}, x)
+    twice, _ = models.mlp(num_classes=2, features=(4,), activation=lambda h: 2 * jax.nn.relu(h)).apply(
+        params, {}, x
+    )
     bias = params["output"]["bias"]
     np.testing.assert_allclose(twice - bias, 2 * (relu - bias), rtol=1e-5)
 
@@ -59,7 +61,9 @@ def test_kernels_are_those_of_the_initializers_of_jax(shape):
     assert np.array_equal(kernel(key, shape, gain=1.0), jax.nn.initializers.lecun_normal()(key, shape))
 
 
-@pytest.mark.parametrize(("image", "size", "pool"), [((8, 8, 1), 3, 2), ((9, 7, 2), 3, 2), ((7, 7, 2), 2, 3), ((4, 4, 3), 5, 1)])
+@pytest.mark.parametrize(
+    ("image", "size", "pool"), [((8, 8, 1), 3, 2), ((9, 7, 2), 3, 2), ((7, 7, 2), 2, 3), ((4, 4, 3), 5, 1)]
+)
 def test_cnn_equals_its_twin_in_linen(image, size, pool):
     model = models.cnn(num_classes=3, features=(4,), kernel_size=size, pool=pool, dense=(6,))
     params = random_like(shapes_of(model, 2, *image)[0])
@@ -128,17 +132,164 @@ def count_products(jaxpr) -> int:
     return total
 
 
-def test_resnet_starts_with_blocks_that_are_the_identity():
-    model = models.resnet(num_classes=3, width=4, small_images=True)
-    params, extra = shapes_of(model, 1, 8, 8, 1)
-    # Ones for kernels and statistics, and the scales as init has them, from the jaxpr-free part: zeros in the last.
-    init = jax.jit(lambda key: jax.tree.map(lambda leaf: leaf, model.init(key, jnp.zeros((1, 8, 8, 1))))[0])
-    del init, params, extra
+@pytest.mark.parametrize("block", [BasicBlock(4, 1, "batch"), Bottleneck(1, 1, "group")])
+def test_blocks_start_as_the_identity(block):
+    x = jnp.linspace(-1, 1, 2 * 3 * 3 * 4).reshape(2, 3, 3, 4)
+    variables = block.init(jax.random.key(0), x, False)
+    assert np.array_equal(block.apply(variables, x, False), jax.nn.relu(x))
 
 
-def test_a_small_resnet_keeps_the_size_that_the_large_stem_quarters():
-    for small, side in ((True, 32), (False, 8)):
-        model = models.resnet(num_classes=3, width=4, small_images=small)
-        params, extra = shapes_of(model, 1, 32, 32, 3)
-        text = str(jax.make_jaxpr(lambda *args: model.apply(*args)[0])(params, extra, jnp.zeros((1, 32, 32, 3))))
-        assert (f"f32[1,{side},{side},4]" in text) and (f"f32[1,{side // 8},{side // 8},32]" in text)
+@pytest.mark.parametrize(("small", "sides"), [(True, [32, 16, 8, 4]), (False, [8, 4, 2, 1])])
+def test_stages_halve_the_image_and_the_large_stem_quarters_it(small, sides):
+    module = ResNet(3, (1, 1, 1, 1), BasicBlock, "batch", 4, small)
+
+    def activations(key):
+        return module.init_with_output(key, jnp.zeros((1, 32, 32, 3)), capture_intermediates=True, mutable=True)
+
+    seen = jax.eval_shape(activations, jax.random.key(0))[1]["intermediates"]
+    shapes = [seen[f"stage_{i}_block_0"]["__call__"][0].shape for i in range(4)]
+    assert shapes == [(1, side, side, 4 * 2**i) for i, side in enumerate(sides)]
+
+
+def test_batch_statistics_move_a_tenth_of_the_way():
+    model = models.from_linen(Normalized())
+    x = jnp.array([[1.0], [5.0]])
+    _, extra = model.apply(
+        {}, {"batch_stats": {"norm": {"mean": jnp.zeros(1), "var": jnp.ones(1)}}}, x, train=True
+    )
+    # Mean 3, variance 4: 0.9 * 0 + 0.1 * 3 and 0.9 * 1 + 0.1 * 4.
+    np.testing.assert_allclose(extra["batch_stats"]["norm"]["mean"], [0.3], rtol=1e-6)
+    np.testing.assert_allclose(extra["batch_stats"]["norm"]["var"], [1.3], rtol=1e-6)
+
+
+class Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        norm = nn.BatchNorm(not train, momentum=0.9, use_scale=False, use_bias=False, name="norm")
+        return norm(x)
+
+
+def switched(name):
+    """A module whose `__call__` takes one argument of that name, and returns it."""
+    scope = {}
+    exec(f"def call(self, inputs, {name}): return {name}", scope)
+    return type("Switched", (nn.Module,), {"__call__": scope["call"]})()
+
+
+@pytest.mark.parametrize(("name", "in_training"), [("train", True), ("training", True), ("deterministic", False)])
+def test_a_module_is_told_whether_it_trains_by_its_own_name(name, in_training):
+    model = models.from_linen(switched(name))
+    x = jnp.zeros(1)
+    assert model.apply({}, {}, x, train=True)[0] is in_training
+    assert model.apply({}, {}, x)[0] is not in_training
+
+
+class Noisy(nn.Module):
+    """Draws from two streams, whenever it is called."""
+
+    @nn.compact
+    def __call__(self, x):
+        return {name: jax.random.normal(self.make_rng(name), x.shape) for name in ("noise", "dropout")}
+
+
+def test_each_stream_has_a_key_of_its_own():
+    model = models.from_linen(Noisy(), rngs=("dropout", "noise"))
+    x, key = jnp.zeros(3), jax.random.key(0)
+    outputs, _ = model.apply({}, {}, x, key=key, train=True)
+    assert not np.allclose(outputs["noise"], outputs["dropout"])
+    again, _ = models.from_linen(Noisy(), rngs=("noise", "dropout")).apply({}, {}, x, key=key, train=True)
+    assert np.array_equal(outputs["noise"], again["noise"])
+
+
+def test_linen_says_what_is_missing_for_a_draw():
+    x, key = jnp.zeros(3), jax.random.key(0)
+    model = models.from_linen(Noisy())
+    with pytest.raises(ValueError, match=r"rngs: came \('dropout',\), but Noisy draws from another stream"):
+        model.apply({}, {}, x, key=key, train=True)
+    with pytest.raises(ValueError, match="module: Noisy draws random numbers in evaluation"):
+        model.apply({}, {}, x)
+
+
+def test_standardized_by_channel():
+    model = models.standardized(IDENTITY, mean=(1.0, 2.0), std=(2.0, 4.0))
+    raw = np.array([[[5, 6], [1, 2]]], np.uint8)
+    outputs, _ = model.apply({}, {}, raw)
+    assert outputs.dtype == jnp.float32
+    assert outputs.tolist() == [[[2.0, 1.0], [0.0, 0.0]]]
+    # Unsigned integers below the mean go below zero.
+    assert model.apply({}, {}, np.zeros((1, 2), np.uint8))[0].tolist() == [[-0.5, -0.5]]
+
+
+def test_standardized_gives_init_what_it_gives_apply():
+    inner = IDENTITY._replace(init=lambda key, inputs: (inputs, {}))
+    seen, _ = models.standardized(inner, mean=1.0, std=2.0).init(None, np.array([[5]], np.int32))
+    assert seen.tolist() == [[2.0]]
+
+
+def test_placeholder_keeps_values_where_there_are_any():
+    tree = placeholder({"a": jax.ShapeDtypeStruct((2,), jnp.int32), "b": np.ones(2)})
+    assert tree["a"].tolist() == [0, 0]
+    assert tree["b"].tolist() == [1.0, 1.0]
+
+
+IDENTITY = Model(lambda key, inputs: ({}, {}), lambda params, extra, inputs, *, key, train: (inputs, extra))
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: models.mlp(num_classes=0), ValueError, "num_classes: came 0, wanted a number >= 1"),
+        (lambda: models.mlp(num_classes=2.5), TypeError, "num_classes: came 2.5 (float), wanted a whole number"),
+        (lambda: models.mlp(num_classes=True), TypeError, "num_classes: came True"),
+        (lambda: models.mlp(num_classes=2, features=64), TypeError, "features: came 64 (int), wanted a tuple"),
+        (lambda: models.mlp(num_classes=(2,)), TypeError, "num_classes: came tuple, wanted a whole number"),
+        (lambda: models.cnn(num_classes=2, features=(8, 0)), ValueError, "features[1]: came 0"),
+        (lambda: models.cnn(num_classes=2, pool=0), ValueError, "pool: came 0"),
+        (
+            lambda: models.mlp(num_classes=2, dropout=1.0),
+            ValueError,
+            "dropout: came 1.0, wanted a number in [0, 1)",
+        ),
+        (lambda: models.mlp(num_classes=2, dropout=-0.1), ValueError, "dropout: came -0.1"),
+        (lambda: models.cnn(num_classes=2, activation="gelu"), TypeError, '{"function": "jax.nn.gelu"}'),
+        (lambda: models.resnet(num_classes=2, depth=20), ValueError, "depth: came 20, wanted one of 18, 34, 50"),
+        (lambda: models.resnet(num_classes=2, norm="layer"), ValueError, "norm: came 'layer', wanted"),
+        (lambda: models.from_linen(nn.Dense), TypeError, "module: came the class Dense, wanted an instance"),
+        (
+            lambda: models.from_linen(nn.Dense(2), rngs="dropout"),
+            TypeError,
+            "wanted a tuple of names: ('dropout',)",
+        ),
+        (lambda: models.standardized(IDENTITY, std=0.0), ValueError, "std: came 0.0, wanted numbers above zero"),
+        (lambda: models.standardized(IDENTITY, mean="0"), TypeError, "mean: came '0', wanted a number"),
+        (lambda: models.standardized(IDENTITY, mean=float("nan")), ValueError, "mean: came nan, wanted finite"),
+    ],
+)
+def test_arguments_are_checked_when_a_model_is_made(make, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "dtype", "error", "message"),
+    [
+        (models.cnn(num_classes=2), (8, 8, 8), "float32", ValueError, "add a channel axis"),
+        (models.cnn(num_classes=2), (2, 3, 8, 1), "float32", ValueError, "wanted images of at least 4 x 4"),
+        (models.cnn(num_classes=2), (2, 8, 8, 1), "uint8", TypeError, "jaxkit.models.standardized(model"),
+        (models.mlp(num_classes=2), (2, 8), "int32", TypeError, "inputs: came int32[2,8], wanted floats"),
+        (models.resnet(num_classes=2), (2, 8, 8), "float32", ValueError, "add a channel axis"),
+        (models.resnet(num_classes=2), (2, 8, 8, 3), "uint8", TypeError, "jaxkit.models.standardized(model"),
+        (models.standardized(IDENTITY, mean=(1.0, 2.0)), (2, 3), "uint8", ValueError, "wanted 2 channels"),
+        (models.standardized(IDENTITY), (2, 3), "bool", TypeError, "inputs: came bool[2,3]"),
+    ],
+)
+def test_inputs_that_cannot_be_taken_are_refused_with_a_remedy(model, shape, dtype, error, message):
+    with pytest.raises(error, match=re.escape(message)):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, dtype))
+
+
+def test_images_of_another_size_than_at_init_are_refused():
+    model = models.cnn(num_classes=2, features=(4,))
+    params, _ = shapes_of(model, 1, 8, 8, 1)
+    with pytest.raises(ValueError, match=r"float32\[1,16,16,1\], wanted images of the size that init saw"):
+        jax.eval_shape(lambda params: model.apply(params, {}, jnp.zeros((1, 16, 16, 1))), params)

@@ -34,18 +34,14 @@ class Row(NamedTuple):
     make: Callable[[], Model]
     shape: tuple[int, ...]  # of one example
     dtype: type = np.float32
-    wrong: tuple[
-        int, ...
-    ] = ()  # a shape of inputs that is refused; () where every rank is the user's business
+    wrong: tuple[int, ...] = ()  # a shape of inputs that is refused; () where every rank is the user's business
     draws: bool = False  # needs a key in training
 
 
 TINY_CNN = {"num_classes": 3, "features": (4, 6), "dense": (8,)}
 TINY_RESNET = {"num_classes": 3, "depth": 18, "width": 8, "small_images": True}
 TINY_MLP = {"num_classes": 3, "features": (8, 6)}
-BOTTLENECKS = dict(
-    num_classes=3, stages=(1, 1), block=Bottleneck, norm="group", width=8, small_images=False
-)
+BOTTLENECKS = dict(num_classes=3, stages=(1, 1), block=Bottleneck, norm="group", width=8, small_images=False)
 BY_CHANNEL = {"mean": (9.0, 7.0), "std": (64.0, 32.0)}
 TABLE = {
     "mlp": Row(lambda: models.mlp(**TINY_MLP), (4, 2), wrong=(8,)),
@@ -231,9 +227,7 @@ def test_every_parameter_has_a_gradient(name):
     begun = begin(name)
     # Off the initialisation, at which zero scales keep the gradient out of their blocks, as they should.
     rng = np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), begun.params
-    )
+    params = jax.tree.map(lambda leaf: leaf + 0.1 * rng.normal(size=leaf.shape).astype(np.float32), begun.params)
 
     @quick_jit
     @jax.grad
@@ -250,9 +244,7 @@ def test_every_parameter_has_a_gradient(name):
 def test_training_needs_a_key_where_it_draws(name):
     begun = begin(name)
     if not begun.row.draws:
-        outputs, _ = jax.eval_shape(
-            lambda: begun.model.apply(begun.params, begun.extra, begun.inputs, train=True)
-        )
+        outputs, _ = jax.eval_shape(lambda: begun.model.apply(begun.params, begun.extra, begun.inputs, train=True))
         assert outputs.shape == (BATCH, CLASSES)
         return
     with pytest.raises(ValueError, match=r"^key: came None, wanted one typed key: .* call apply\(.*key=key"):

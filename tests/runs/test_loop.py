@@ -1,0 +1,229 @@
+"""The loop of a run: interrupted at any step and started again, it ends with the same bits and the same record."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxkit import configs, data, metrics, models, objectives, parallel, runs, updates
+from jaxkit.checks import UsageError
+from jaxkit.runs import checkpoints, command, directory, loop, record
+from jaxkit.types import Recipe
+
+STEPS = 30
+
+
+def recipe(config) -> Recipe:
+    """A small classifier with dropout, accumulation, EMA and a guard, on data in memory."""
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(150, 6)).astype(np.float32)
+    labels = (inputs[:, :2].sum(axis=1) > 0).astype(np.int32)
+    split = {"train": slice(0, 117), "test": slice(117, None)}
+    sources = {
+        name: data.arrays(
+            {"image": inputs[rows], "label": labels[rows]}, name="blobs", split=name, num_classes={"label": 2}
+        )
+        for name, rows in split.items()
+    }
+    model = configs.build(config.model)
+    loss = configs.build(config.loss)
+    layout = configs.build(config.layout)
+    optimizer = optax.chain(configs.build(config.optimizer), updates.ema(decay=0.9))
+    objective = objectives.classification(model, loss, num_classes=2, metrics={"accuracy": metrics.accuracy})
+    gradients = updates.accumulate(updates.gradients(objective), microbatches=2)
+    return Recipe(
+        data=sources,
+        init=lambda key: updates.init_state(*model.init(key, jnp.zeros((1, 6))), optimizer),
+        update=updates.guard(updates.step(layout.across(gradients), optimizer)),
+        evaluate=objectives.evaluation(model, loss, metrics={"accuracy": metrics.accuracy}),
+        predict=lambda p, e, b: {"probabilities": jax.nn.softmax(model.apply(p, e, b["image"])[0])},
+        layout=layout,
+        steps_per_call=config.steps_per_call,
+    )
+
+
+def config(**changes) -> configs.Frozen:
+    return configs.freeze(
+        {
+            "seed": 3,
+            "num_steps": STEPS,
+            "batch_size": 32,
+            "log_every": 5,
+            "eval_every": 10,
+            "checkpoint_every": 10,
+            "data": {},
+            "model": {"call": "jaxkit.models.mlp", "features": (16,), "num_classes": 2, "dropout": 0.3},
+            "loss": {"function": "optax.softmax_cross_entropy_with_integer_labels"},
+            "optimizer": {"call": "optax.adamw", "learning_rate": 0.01},
+            "layout": {"call": "jaxkit.parallel.jit"},
+            "writers": (),
+            "steps_per_call": 1,
+        }
+        | changes
+    )
+
+
+def run(workdir: Path, config: configs.Frozen, *, stop_after: int | None = None) -> int:
+    """One process's part of a run; `stop_after` calls of the update it is asked to stop."""
+    calls = iter(range(10_000))
+    asked = lambda: stop_after is not None and next(calls) >= stop_after
+    with pytest.MonkeyPatch.context() as patch:
+        whole = loop.train
+        patch.setattr(loop, "train", lambda *a, **k: whole(*a, **{**k, "stopped": asked}))
+        return command.run(recipe, config, experiment="blobs", workdir=workdir)
+
+
+def without_wall(workdir: Path) -> list[dict]:
+    return [{k: v for k, v in row.items() if k != "wall"} for row in record.read(workdir / directory.METRICS)]
+
+
+def final(workdir: Path) -> dict[str, str]:
+    found = checkpoints.steps(workdir / directory.CHECKPOINTS)[-1]
+    manifest = json.loads((workdir / directory.CHECKPOINTS / str(found) / "manifest.json").read_text())
+    assert manifest["step"] == STEPS
+    return directory.summary(workdir)["params_sha256"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    assert run(workdir, config()) == command.OK
+    return workdir
+
+
+def test_a_run_learns_and_leaves_what_the_design_says(uninterrupted):
+    found = directory.summary(uninterrupted)
+    assert found["status"] == "finished"
+    assert found["step"] == STEPS
+    assert found["evaluation"]["test"]["accuracy"] > 0.8
+    assert set(found) >= {"status", "step", "fingerprint", "digest", "params_sha256", "evaluation", "timing"}
+    for name in ("config.json", "provenance.json", "dirty.patch", "metrics.jsonl", "evaluation/test.json"):
+        assert (uninterrupted / name).is_file(), name
+    assert [row["step"] for row in record.read(uninterrupted / "metrics.jsonl")] == list(range(5, 31, 5))
+    assert checkpoints.steps(uninterrupted / "checkpoints") == [20, 30]
+    assert configs.from_json((uninterrupted / "config.json").read_text()) == config()
+
+
+def test_the_record_of_evaluation_is_that_of_the_whole_split(uninterrupted):
+    rows = [row for row in record.read(uninterrupted / "metrics.jsonl") if "test/accuracy" in row]
+    assert [row["step"] for row in rows] == [10, 20, 30]
+    # 33 test examples, in batches of 32: accuracies are multiples of 1/33.
+    assert all(round(row["test/accuracy"] * 33, 6) % 1 in (0.0, 1.0) for row in rows)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 10, 14, 29])
+def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(tmp_path, uninterrupted, stop_after):
+    workdir = tmp_path / "run"
+    assert run(workdir, config(), stop_after=stop_after) == command.TRY_AGAIN
+    assert directory.summary(workdir)["status"] == "interrupted"
+    assert run(workdir, config()) == command.OK
+    assert final(workdir) == final(uninterrupted)
+    assert without_wall(workdir) == without_wall(uninterrupted)
+
+
+def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(tmp_path, uninterrupted, capsys):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    directory.set_status(workdir, status="running")
+    victim = next(
+        path for path in (workdir / "checkpoints/30").rglob("*") if path.is_file() and path.stat().st_size > 100
+    )
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    assert run(workdir, config()) == command.OK
+    assert "checkpoint 30 is damaged" in capsys.readouterr().out
+    assert final(workdir) == final(uninterrupted)
+    assert without_wall(workdir) == without_wall(uninterrupted)
+
+
+def test_a_torn_last_line_of_the_record_is_cut_off(tmp_path, uninterrupted):
+    workdir = tmp_path / "run"
+    assert run(workdir, config(), stop_after=12) == command.TRY_AGAIN
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 15, "loss": 0.')
+    assert run(workdir, config()) == command.OK
+    assert without_wall(workdir) == without_wall(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"steps_per_call": 5}, {"layout": {"call": "jaxkit.parallel.pmap", "num_devices": 4}}]
+)
+def test_other_forms_resume_exactly_too(tmp_path, changes):
+    other = config(**changes)
+    assert run(tmp_path / "whole", other) == command.OK
+    assert run(tmp_path / "parts", other, stop_after=2) == command.TRY_AGAIN
+    assert run(tmp_path / "parts", other) == command.OK
+    assert final(tmp_path / "parts") == final(tmp_path / "whole")
+    assert without_wall(tmp_path / "parts") == without_wall(tmp_path / "whole")
+
+
+def test_fused_and_single_steps_record_the_same(tmp_path, uninterrupted):
+    assert run(tmp_path / "run", config(steps_per_call=5)) == command.OK
+    assert final(tmp_path / "run") == final(uninterrupted)
+    for one, other in zip(without_wall(tmp_path / "run"), without_wall(uninterrupted)):
+        for name in one.keys() - {"digest"}:
+            assert one[name] == pytest.approx(other[name], rel=1e-6), name
+
+
+def test_a_finished_run_is_shown_and_not_trained_again(uninterrupted, capsys):
+    before = (uninterrupted / "metrics.jsonl").read_bytes()
+    assert run(uninterrupted, config()) == command.OK
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert lines[0].startswith("This run is finished")
+    assert lines[-1] == str(uninterrupted)
+    assert (uninterrupted / "metrics.jsonl").read_bytes() == before
+
+
+def test_another_config_is_refused_with_the_paths(uninterrupted):
+    with pytest.raises(UsageError, match=r"config\.seed was 3, now 4"):
+        run(uninterrupted, config(seed=4))
+
+
+def test_another_experiment_is_refused(uninterrupted):
+    with pytest.raises(UsageError, match="holds a run of blobs, this is other"):
+        command.run(recipe, config(), experiment="other", workdir=uninterrupted)
+
+
+def test_a_directory_with_other_files_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="is no run directory and holds other files"):
+        run(tmp_path, config())
+    assert [path.name for path in tmp_path.iterdir() if path.name != directory.LOCK] == ["thesis.tex"]
+
+
+def test_a_second_process_is_refused_while_the_first_lives(tmp_path, uninterrupted):
+    with directory.claim(tmp_path / "run", config(), "blobs"):
+        assert directory.status(tmp_path / "run")["status"] == "running"
+        with pytest.raises(UsageError, match="another process is writing"):
+            run(tmp_path / "run", config())
+    assert directory.status(tmp_path / "run")["status"] == "interrupted"
+
+
+def test_the_calls_of_a_resumed_run_end_where_those_of_a_whole_one_do():
+    assert list(loop._calls(0, 9, 4)) == [range(0, 4), range(4, 8), range(8, 9)]
+    assert list(loop._calls(6, 9, 4)) == [range(6, 8), range(8, 9)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "steps"),
+    [({}, 5), ({"log_every": 7}, 1), ({"log_every": 4, "eval_every": 8, "checkpoint_every": 12}, 4)],
+)
+def test_a_call_never_overshoots_an_interval(changes, steps):
+    from jaxkit.recipe import plan
+
+    frozen = config(steps_per_call=None, **changes)
+    built = recipe(frozen)
+    assert loop.choose_form(built, plan(built, batch_size=32), frozen).steps_per_call == steps
+
+
+def test_runs_is_lazy():
+    assert runs.main is command.main
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = runs.nothing

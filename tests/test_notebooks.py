@@ -1,0 +1,27 @@
+"""The notebooks run from top to bottom, in a fresh kernel."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore")  # of the kernel's client; the notebook's own are not seen here
+def test_a_notebook_runs_and_learns(path):
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(path.parent)}}).execute()
+    results = [
+        output["data"]["text/plain"]
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if output.output_type == "execute_result" and "accuracy" in output["data"]["text/plain"]
+    ]
+    assert len(results) >= 4
+    for result in results:
+        assert float(result.split("'accuracy': ")[1].strip("{}")) > 0.9, result
