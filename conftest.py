@@ -1,6 +1,17 @@
 """The strictest environment, in every test: see also filterwarnings in pyproject.toml."""
 
+import atexit
 import os
+import shutil
+import tempfile
+
+# Nothing is read from or left in the home directory; the data is prepared, and a program compiled, once for
+# all tests (workers inherit the environment).
+if "JAXKIT_TEST_HOME" not in os.environ:
+    home = os.environ["JAXKIT_TEST_HOME"] = tempfile.mkdtemp(prefix="jaxkit-tests-")
+    os.environ["XDG_CACHE_HOME"] = os.path.join(home, "cache")
+    os.environ["JAXKIT_DATA"] = os.path.join(home, "data")
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 # Before jax is imported anywhere: four fake devices, on the CPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,5 +19,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_p
 
 import jax
 
+jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "programs"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)

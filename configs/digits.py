@@ -1,7 +1,7 @@
 """The 1,797 handwritten digits that come with scikit-learn; a fifth of them is held out.
 
-    python experiments/image_classification.py --config=configs/digits.py
-    python experiments/image_classification.py --config=configs/digits.py:model=mlp
+python experiments/image_classification.py --config=configs/digits.py
+python experiments/image_classification.py --config=configs/digits.py:model=mlp
 """
 
 from jaxkit import configs

@@ -19,9 +19,7 @@ def recipe(config) -> Recipe:
     sources = configs.build(config.data)
     image, label = (sources["train"].schema[name] for name in ("image", "label"))
 
-    model = models.standardized(
-        configs.build(config.model), mean=config.inputs.mean, std=config.inputs.std
-    )
+    model = models.standardized(configs.build(config.model), mean=config.inputs.mean, std=config.inputs.std)
     loss = configs.build(config.loss)
     augment = configs.build(config.augment)
     layout = configs.build(config.layout)

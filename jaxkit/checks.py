@@ -21,11 +21,7 @@ def describe(value: Any) -> str:
     """
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype}[{','.join(map(str, value.shape))}]"
-    return (
-        f"{value!r} ({type(value).__name__})"
-        if isinstance(value, int | float | str)
-        else type(value).__name__
-    )
+    return f"{value!r} ({type(value).__name__})" if isinstance(value, int | float | str) else type(value).__name__
 
 
 def shapes(**arrays: tuple[Any, str]) -> dict[str, int]:
@@ -61,9 +57,7 @@ def shapes(**arrays: tuple[Any, str]) -> dict[str, int]:
                     break
         if shape_tail is None:
             where = "".join(f", {axis}={size}" for axis, size in known.items() if axis in axes)
-            raise ValueError(
-                f"{name}: came {describe(array)}, wanted shape [{', '.join(spec.split())}]{where}"
-            )
+            raise ValueError(f"{name}: came {describe(array)}, wanted shape [{', '.join(spec.split())}]{where}")
     return sizes
 
 

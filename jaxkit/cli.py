@@ -43,9 +43,7 @@ def _parser() -> argparse.ArgumentParser:
         found.set_defaults(function=function)
         return found
 
-    plan = verb(
-        "plan", _plan, "trace an experiment on shapes: parameters, FLOPs, bytes; no data, no accelerator"
-    )
+    plan = verb("plan", _plan, "trace an experiment on shapes: parameters, FLOPs, bytes; no data, no accelerator")
     plan.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
     plan.add_argument(
         "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"

@@ -119,9 +119,7 @@ def focal(
     return values * weights[jnp.asarray(labels)]
 
 
-def contrastive(
-    outputs: tuple[jax.Array, jax.Array, jax.Array], targets: jax.Array | None = None
-) -> jax.Array:
+def contrastive(outputs: tuple[jax.Array, jax.Array, jax.Array], targets: jax.Array | None = None) -> jax.Array:
     """The symmetric contrastive loss of pairs (a[i], b[i]) against all other pairs in the batch.
 
     outputs (a [batch, d], b [batch, d], log_scale f32[]), targets int[batch] or None -> f32[batch]:

@@ -30,9 +30,7 @@ def require_examples(count: Any) -> None:
         ValueError: a count is zero.
     """
     if not isinstance(count, jax.core.Tracer) and not np.all(np.asarray(count)):
-        raise ValueError(
-            "mean of nothing: no example was counted; is every example masked, or the split empty?"
-        )
+        raise ValueError("mean of nothing: no example was counted; is every example masked, or the split empty?")
 
 
 def numbers(state: Any) -> tuple[Any, Any]:
@@ -99,9 +97,7 @@ def included(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
     if mask is None:
         return jnp.ones(shape, bool)
     if shape[: mask.ndim] != mask.shape:
-        raise ValueError(
-            f"mask: came {checks.describe(mask)}, wanted the beginning of the values' shape {shape}"
-        )
+        raise ValueError(f"mask: came {checks.describe(mask)}, wanted the beginning of the values' shape {shape}")
     return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
 
 

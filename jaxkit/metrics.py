@@ -89,8 +89,7 @@ class Confusion(NamedTuple):
         scores = self.per_class()
         seen = scores["support"] + matrix.sum(axis=0) > 0
         macro = {
-            f"{name}_macro": (scores[name] * seen).sum() / seen.sum()
-            for name in ("f1", "precision", "recall")
+            f"{name}_macro": (scores[name] * seen).sum() / seen.sum() for name in ("f1", "precision", "recall")
         }
         return {
             **macro,

@@ -131,9 +131,7 @@ def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], tar
     if values.ndim > 1:
         values = jnp.mean(values.reshape(values.shape[0], -1), axis=1)
     checks.shapes(loss=(values, str(batch[targets].shape[0])))
-    return mean(values, mask), {
-        name: metric(outputs, batch[targets], mask) for name, metric in metrics.items()
-    }
+    return mean(values, mask), {name: metric(outputs, batch[targets], mask) for name, metric in metrics.items()}
 
 
 def _check_metrics(metrics: Mapping[str, Metric]) -> None:
@@ -148,6 +146,4 @@ def _check_classes(logits, labels, num_classes: int) -> None:
 
 def _check_same_shape(outputs, targets) -> None:
     if outputs.shape != targets.shape:
-        raise ValueError(
-            f"outputs: came {checks.describe(outputs)}, wanted the targets' shape {targets.shape}"
-        )
+        raise ValueError(f"outputs: came {checks.describe(outputs)}, wanted the targets' shape {targets.shape}")

@@ -46,9 +46,7 @@ def gradients(objective: Objective) -> Gradients:
             ) from None
 
     def summed(params, extra, batch, key):
-        (_, ((loss, metrics), extra)), grads = jax.value_and_grad(total, has_aux=True)(
-            params, extra, batch, key
-        )
+        (_, ((loss, metrics), extra)), grads = jax.value_and_grad(total, has_aux=True)(params, extra, batch, key)
         return Mean(grads, loss.count), {"loss": loss, **metrics}, extra
 
     return summed
@@ -306,6 +304,4 @@ def _has_convolution(jaxpr) -> bool:
 
 def _inner(equation):
     leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
-    return [
-        getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
-    ]
+    return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")]

@@ -88,12 +88,16 @@ LOSSES = {
         (np.zeros((2, 3)), LABELS, r"alpha: came float32\[5\], wanted shape \[3\]"),
         one,
     ),
-    # Similarities [[1, 0], [0, 1]], lengths drop out: log(e + e^0) - 1. For a scale of e^log 2 = 2:
-    # log(e^2 + 1) - 2.
+    # Lengths drop out: similarities [[1, 1], [0, 0]], with a scale of e^log 2 = 2. By rows both find their
+    # partner with p = 1/2; by columns the first with e^2 / (e^2 + 1), the second with 1 / (e^2 + 1).
     "contrastive": Row(
         losses.contrastive,
         pairs,
-        ((3 * np.eye(2), 5 * np.eye(2), LOG2), None, [np.log(np.e**2 + 1) - 2] * 2),
+        (
+            (3 * np.eye(2), np.array([[5.0, 0.0], [0.1, 0.0]]), LOG2),
+            None,
+            [(LOG2 + np.log(np.e**2 + 1) - 2) / 2, (LOG2 + np.log(np.e**2 + 1)) / 2],
+        ),
         ((np.eye(3), np.eye(2), 0.0), None, r"b: came .*\[2,2\], wanted shape \[batch, d\], batch=3"),
         None,
     ),
@@ -300,8 +304,7 @@ def test_chunked_never_holds_all_logits():
     logits = 26 * VOCABULARY
     assert largest(unchunked) == logits  # the walk sees them where they are
     assert largest(partial(losses.chunked_cross_entropy, chunk_size=8)) == 8 * VOCABULARY
-    # Without recomputing, the backward pass would keep each chunk's: what the checkpoint is for.
-    assert largest(partial(losses.chunked_cross_entropy, chunk_size=26)) == logits
+    assert largest(partial(losses.chunked_cross_entropy, chunk_size=26)) == logits  # one chunk is all of them
 
 
 def test_chunked_sums_the_gradient_of_a_short_kernel_in_float32():

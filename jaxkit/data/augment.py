@@ -126,7 +126,7 @@ def cutout(*, size: int) -> Augmentation:
 
     def change(image: jax.Array, key: Key) -> jax.Array:
         batch, *sides, _ = image.shape
-        centres = jax.random.randint(key, (batch, 2), 0, jnp.array(sides))
+        centres = jax.random.randint(key, (batch, 2), 0, jnp.array([sides]))
         start = centres - size // 2
         rows, columns = (
             (jnp.arange(side)[None] >= start[:, i, None]) & (jnp.arange(side)[None] < start[:, i, None] + size)

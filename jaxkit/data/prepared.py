@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkit import checks
+from jaxkit import checks, errors
 from jaxkit.data import cache, manifests, preparing, schema, sources
 from jaxkit.types import Examples, Field, Source
 
+# A part of the key of what is cached, so it must be known without importing the builder.
+DIGITS_VERSION = "1.0.0"
 _CHUNK = 1024  # examples decoded at a time
 
 
@@ -26,6 +28,7 @@ class _Request(NamedTuple):
     directory: Path
     fields: tuple[str, ...] | None
     in_memory_limit: int
+    made_by: str  # another version of this may give other data
     builder: Callable[[], Any]
 
     @property
@@ -34,7 +37,7 @@ class _Request(NamedTuple):
 
     @property
     def cached(self) -> Path:
-        key = [self.name, self.split, self.fields, importlib.metadata.version("tensorflow-datasets")]
+        key = [self.name, self.split, self.fields, self.made_by]
         return cache.location(self.directory, title=self.where, key=key)
 
 
@@ -67,7 +70,7 @@ def digits(*, split: str, data_dir: str | os.PathLike | None = None) -> Source:
 
         return digits_builder.Digits(data_dir=str(directory), file_format="array_record")
 
-    return _source(_Request("digits", split, directory, None, 2**30, builder))
+    return _source(_Request("digits", split, directory, None, 2**30, DIGITS_VERSION, builder))
 
 
 def tfds(
@@ -104,10 +107,16 @@ def tfds(
     """
     checks.at_least(0, in_memory_limit=in_memory_limit)
     directory = _directory(data_dir)
-    wanted = None if fields is None else tuple(fields)
-    return _source(
-        _Request(name, split, directory, wanted, in_memory_limit, partial(preparing.named, name, directory))
+    request = _Request(
+        name=name,
+        split=split,
+        directory=directory,
+        fields=None if fields is None else tuple(fields),
+        in_memory_limit=in_memory_limit,
+        made_by=importlib.metadata.version("tensorflow-datasets"),
+        builder=partial(preparing.named, name, directory),
     )
+    return _source(request)
 
 
 def _source(request: _Request) -> Source:
@@ -154,14 +163,14 @@ def _records(builder: Any, request: _Request) -> Sequence[Mapping[str, Any]]:
     try:
         records = builder.as_data_source(split=request.split)
     except NotImplementedError as error:
-        raise checks.UsageError(
+        raise errors.UsageError(
             f"{request.where}: in {builder.data_dir} it is prepared as {builder.info.file_format}, which has no "
             "random access: choose another data_dir, or move that directory away"
         ) from error
     except ValueError as error:
-        raise checks.UsageError(f"{request.where}: {str(error).splitlines()[0]}") from error
+        raise errors.UsageError(f"{request.where}: {str(error).splitlines()[0]}") from error
     if not len(records):
-        raise checks.UsageError(f"{request.where}: came no examples, wanted at least one")
+        raise errors.UsageError(f"{request.where}: came no examples, wanted at least one")
     return records
 
 
@@ -176,7 +185,7 @@ def _read(
         try:
             array = np.asarray(values) if values else np.empty((0, *field.shape), field.dtype)
         except ValueError as error:
-            raise checks.UsageError(
+            raise errors.UsageError(
                 f"{where}: {name}: came examples of several shapes, wanted {field.shape}"
             ) from error
         batch[name] = schema.cast(array, dtype=field.dtype, where=f"{where}: {name}")

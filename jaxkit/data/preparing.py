@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkit import checks
+from jaxkit import errors
 from jaxkit.data import schema
 from jaxkit.types import Field
 
@@ -22,7 +22,7 @@ _EXTRAS = {"sklearn": "examples", "PIL": "examples"}
 
 def _line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0][:300] if text else 'no message'}"
+    return f"{type(error).__name__}: {text[0][:200] if text else 'no message'}"
 
 
 def named(name: str, directory: Path) -> Any:
@@ -38,9 +38,9 @@ def named(name: str, directory: Path) -> Any:
     except tfds.core.DatasetNotFoundError as error:
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "import the module that defines its builder first"
-        raise checks.UsageError(f"data set {name!r}: neither known to TFDS nor in {directory}; {hint}") from error
+        raise errors.UsageError(f"data set {name!r}: neither known to TFDS nor in {directory}; {hint}") from error
     except Exception as error:
-        raise checks.UsageError(f"data set {name!r}: {_line(error)}") from error
+        raise errors.UsageError(f"data set {name!r}: {_line(error)}") from error
 
 
 def fields_of(builder: Any, fields: Sequence[str] | None, *, where: str) -> dict[str, Field]:
@@ -51,16 +51,16 @@ def fields_of(builder: Any, fields: Sequence[str] | None, *, where: str) -> dict
     """
     features = builder.info.features
     if not hasattr(features, "items"):
-        raise checks.UsageError(f"{where}: its examples are {features}, wanted named fields")
+        raise errors.UsageError(f"{where}: its examples are {features}, wanted named fields")
     found = {name: _field(feature) for name, feature in features.items()}
     good = tuple(name for name, field in found.items() if isinstance(field, Field))
     wanted = {}
     for name in features if fields is None else fields:
         if name not in found:
-            raise checks.UsageError(f"{where}: fields: came {name!r}, wanted some of {', '.join(found)}")
+            raise errors.UsageError(f"{where}: fields: came {name!r}, wanted some of {', '.join(found)}")
         field = found[name]
         if not isinstance(field, Field):
-            raise checks.UsageError(
+            raise errors.UsageError(
                 f"{where}: {name}: is {field}; a batch needs numbers of a fixed shape: say fields={good!r}"
             )
         wanted[name] = field
@@ -101,9 +101,10 @@ def prepared(make: Callable[[], Any], *, name: str, directory: Path) -> Any:
         extra = _EXTRAS.get(package, "tensorflow")
         why = f"needs the package {package}: pip install 'jaxkit[{extra}]'"
     except Exception as error:
-        network = " (there is no network here: prepare it where there is one)" if offline else ""
-        why = f"failed{network}: {_line(error)}"
-    raise checks.UsageError(
+        why = "failed: " + _line(error)
+        if offline and type(error).__name__ == "ConnectionError":
+            why = "needs a network: prepare it where there is one, and copy the directory"
+    raise errors.UsageError(
         f"data set {name!r}: it is not in {directory} (data_dir, JAXKIT_DATA, TFDS_DATA_DIR), "
         f"and preparing it {why}"
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkit import checks
+from jaxkit import checks, errors
 from jaxkit.types import Field
 
 # As on the device: JAX computes in 32 bits.
@@ -37,12 +37,12 @@ def cast(array: np.ndarray, *, dtype: Any, where: str) -> np.ndarray:
     dtype = np.dtype(dtype)
     whole = array.dtype.kind in "iu" and dtype.kind in "iu"
     if not whole and array.dtype.kind != dtype.kind:
-        raise checks.UsageError(f"{where}: came {checks.describe(array)}, wanted {dtype}")
+        raise errors.UsageError(f"{where}: came {checks.describe(array)}, wanted {dtype}")
     if whole and array.size and array.dtype != dtype:
         limits = np.iinfo(dtype)
         for value in (int(array.min()), int(array.max())):
             if not limits.min <= value <= limits.max:
-                raise checks.UsageError(f"{where}: came {value}, which does not fit into {dtype}")
+                raise errors.UsageError(f"{where}: came {value}, which does not fit into {dtype}")
     return np.asarray(array, dtype, order="C")
 
 
@@ -72,19 +72,19 @@ def check(arrays: Mapping[str, np.ndarray], schema: Mapping[str, Field], *, wher
         >>> check({"label": np.array([3, 12])}, {"label": Field((), np.int64, 10)}, where="mine/all")
         Traceback (most recent call last):
         ...
-        jaxkit.checks.UsageError: mine/all: label: came 12 at example 1, wanted 0..9 (10 classes)
+        jaxkit.errors.UsageError: mine/all: label: came 12 at example 1, wanted 0..9 (10 classes)
     """
     missing, extra = sorted(schema.keys() - arrays.keys()), sorted(arrays.keys() - schema.keys())
     if missing or extra:
         what = " and ".join([f"without {name!r}" for name in missing] + [f"with {name!r}" for name in extra])
-        raise checks.UsageError(f"{where}: came {what}, wanted the fields {', '.join(sorted(schema))}")
+        raise errors.UsageError(f"{where}: came {what}, wanted the fields {', '.join(sorted(schema))}")
     sizes = {name: np.shape(array)[:1] for name, array in arrays.items()}
     for name, field in schema.items():
         array, wanted = arrays[name], np.dtype(field.dtype)
         if tuple(array.shape) != (*next(iter(sizes.values())), *field.shape) or array.dtype != wanted:
             shape = ",".join(map(str, ("n", *field.shape)))
             same = "" if len(set(sizes.values())) == 1 else f"; the fields have {sizes} examples"
-            raise checks.UsageError(
+            raise errors.UsageError(
                 f"{where}: {name}: came {checks.describe(array)}, wanted {wanted}[{shape}]{same}"
             )
         if field.num_classes is not None and array.size:
@@ -95,7 +95,7 @@ def _check_classes(array: np.ndarray, name: str, num_classes: int, where: str) -
     if array.min() < 0 or array.max() >= num_classes:
         # Only now, on the way to the error, is the place looked for.
         first = np.argwhere((array < 0) | (array >= num_classes))[0]
-        raise checks.UsageError(
+        raise errors.UsageError(
             f"{where}: {name}: came {array[tuple(first)]} at example {first[0]}, "
             f"wanted 0..{num_classes - 1} ({num_classes} classes)"
         )

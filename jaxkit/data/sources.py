@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxkit import checks
+from jaxkit import checks, errors
 from jaxkit.data import manifests, schema
 from jaxkit.types import Examples, Field, Source
 
@@ -57,7 +57,7 @@ def arrays(
     where = f"{name}/{split}"
     num_classes = num_classes or {}
     if not fields or num_classes.keys() - fields.keys():
-        raise checks.UsageError(
+        raise errors.UsageError(
             f"{where}: came the fields {sorted(fields)} and classes for {sorted(num_classes)}, "
             "wanted at least one field, and classes only for fields"
         )
@@ -65,12 +65,12 @@ def arrays(
     for field, values in fields.items():
         array = np.asarray(values)
         if array.ndim < 1 or array.dtype.kind in "OUSMm":
-            raise checks.UsageError(f"{where}: {field}: came {checks.describe(array)}, wanted numbers [size, ...]")
+            raise errors.UsageError(f"{where}: {field}: came {checks.describe(array)}, wanted numbers [size, ...]")
         held[field] = schema.cast(array, dtype=schema.narrow(array.dtype), where=f"{where}: {field}").view()
         held[field].flags.writeable = False
     size = len(next(iter(held.values())))
     if size < 1:
-        raise checks.UsageError(f"{where}: came no examples, wanted at least one")
+        raise errors.UsageError(f"{where}: came no examples, wanted at least one")
     wanted = {field: Field(a.shape[1:], a.dtype, num_classes.get(field)) for field, a in held.items()}
     schema.check(held, wanted, where=where)
 

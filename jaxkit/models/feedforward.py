@@ -86,7 +86,7 @@ def affine(key: Key, shape: tuple[int, ...], *, gain: float) -> dict[str, jax.Ar
 def kernel(key: Key, shape: tuple[int, ...], dtype: Any = jnp.float32, *, gain: float) -> jax.Array:
     """A kernel [..., in, out] from a normal distribution cut at two sigma, with variance gain / fan in.
 
-    Bit for bit `jax.nn.initializers.he_normal` (gain 2, before a relu) and `lecun_normal` (gain 1).
+    The numbers of `jax.nn.initializers.he_normal` (gain 2, before a relu) and `lecun_normal` (gain 1).
 
     Source:
         He et al. 2015, arXiv 1502.01852; LeCun et al. 1998, Efficient BackProp.

@@ -1,10 +1,10 @@
 """A run's directory: whose it is, who is writing in it, and how it stands."""
 
+import contextlib
 import fcntl
-import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from jaxkit import configs
 from jaxkit.checks import UsageError
@@ -19,44 +19,45 @@ EVALUATION = "evaluation"
 LOCK = ".lock"
 
 
-def claim(workdir: Path, config: configs.Frozen, experiment: str) -> IO[str]:
-    """Makes the directory this run's, or finds that it is; nobody else may write in it until the end.
-
-    Returns:
-        The lock; it is held until this process ends or closes it.
+@contextlib.contextmanager
+def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[None]:
+    """Makes the directory this run's, or finds that it is; nobody else may write in it meanwhile.
 
     Raises:
         UsageError: another run's directory, another process is writing in it, no permission.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not os.access(workdir, os.W_OK):
-            raise PermissionError(13, "Permission denied", str(workdir))
-        lock = _lock(workdir)
-        if not (workdir / CONFIG).exists():
-            others = [path.name for path in workdir.iterdir() if path.name != LOCK]
-            if others:
-                raise UsageError(
-                    f"workdir: {workdir} is no run directory and holds other files ({others[0]}, ...);"
-                    " choose an empty or new one with --workdir=DIR"
-                )
-            files.write_json(workdir / STATUS, {"status": "running", "step": 0, "experiment": experiment})
-            files.write_text(workdir / CONFIG, configs.to_json(config) + "\n")
+        lock = (workdir / LOCK).open("a+")
     except OSError as error:
         raise files.explain(error, "workdir") from error
-    _check_same_run(workdir, config, experiment)
-    return lock
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(
+                f"workdir: another process is writing in {workdir}; wait for it, or choose another with --workdir=DIR"
+            ) from None
+        try:
+            _settle(workdir, config, experiment)
+        except OSError as error:
+            raise files.explain(error, "workdir") from error
+        yield
 
 
-def _lock(workdir: Path) -> IO[str]:
-    lock = (workdir / LOCK).open("a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+def _settle(workdir: Path, config: configs.Frozen, experiment: str) -> None:
+    if (workdir / CONFIG).exists():
+        _check_same_run(workdir, config, experiment)
+        return
+    others = [path.name for path in workdir.iterdir() if path.name not in (LOCK, STATUS)]
+    if others:
         raise UsageError(
-            f"workdir: another process is writing in {workdir}; wait for it, or choose another with --workdir=DIR"
-        ) from None
-    return lock
+            f"workdir: {workdir} is no run directory and holds other files ({others[0]}, ...);"
+            " choose an empty or new one with --workdir=DIR"
+        )
+    # The config comes last: it is what makes the directory a run's.
+    files.write_json(workdir / STATUS, {"status": "running", "step": 0, "experiment": experiment})
+    files.write_text(workdir / CONFIG, configs.to_json(config))
 
 
 def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str) -> None:
@@ -160,7 +161,5 @@ def write_evaluation(workdir: Path, split: str, step: int, metrics: Mapping[str,
     """
     values = {name: record.plain(record.computed(state)) for name, state in metrics.items()}
     (workdir / EVALUATION).mkdir(exist_ok=True)
-    files.write_json(
-        workdir / EVALUATION / f"{split}.json", {"split": split, "step": step, "metrics": values}
-    )
+    files.write_json(workdir / EVALUATION / f"{split}.json", {"split": split, "step": step, "metrics": values})
     return values

@@ -71,9 +71,7 @@ def explain(error: OSError, doing: str) -> UsageError:
     """
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UsageError(
-            f"{doing}: the disk is full{where}; free some room and start the same command again"
-        )
+        return UsageError(f"{doing}: the disk is full{where}; free some room and start the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UsageError(f"{doing}: no permission{where}; choose another with --workdir=DIR")
     return UsageError(f"{doing}: {error.strerror or error}{where}")

@@ -133,7 +133,7 @@ def train(
                     writer.write(row.step, {k: v for k, v in written.items() if isinstance(v, float)})
 
     last, began, first_call, start = config.num_steps, time.monotonic(), 0.0, step
-    first_step_at, first_step = time.time(), step
+    first_step_at, first_step, paused = time.time(), step, 0.0
     while step < last and not stopped():
         count, batch = next(batches)
         state, metrics = update(state, batch, key)
@@ -147,6 +147,7 @@ def train(
         if len(under_way) > MAX_CALLS_UNDER_WAY:
             jax.block_until_ready(under_way.popleft())
 
+        pause = time.monotonic()
         evaluate_now = step % config.eval_every == 0 or step == last
         save_now = step % config.checkpoint_every == 0 or step == last or stopped()
         if step % config.log_every == 0 or evaluate_now or save_now:
@@ -157,8 +158,11 @@ def train(
         if save_now:
             recorder.sync()
             checkpoints.save(workdir / directory.CHECKPOINTS, step, {"state": state, "interval": interval})
+        if evaluate_now or save_now:
+            # With what a save writes and an evaluation compiles left out; not the evaluation's own steps.
+            paused += time.monotonic() - pause
     jax.block_until_ready(state)
-    elapsed = time.monotonic() - began
+    elapsed = time.monotonic() - began - paused
     recorder.close()
     progress.close()
     rate = (step - first_step) / elapsed if step > start and step > first_step else None
@@ -217,8 +221,7 @@ def _evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) ->
     def evaluate(state: State) -> dict[str, list[Metrics]]:
         params = average(state)
         return {
-            split: [compiled(params, state.extra, batch) for batch in batches]
-            for split, batches in splits.items()
+            split: [compiled(params, state.extra, batch) for batch in batches] for split, batches in splits.items()
         }
 
     return evaluate

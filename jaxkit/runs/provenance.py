@@ -68,9 +68,7 @@ def patch(directory: Path, *, leave_out: Path) -> bytes:
         environment = {**os.environ, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
         _git(root, "read-tree", "HEAD", environment=environment)
         _git(root, "add", "--all", "--", ".", *exclude, environment=environment)
-        text = _git(
-            root, "diff", "--cached", "--binary", "HEAD", "--", ".", *exclude, environment=environment
-        )
+        text = _git(root, "diff", "--cached", "--binary", "HEAD", "--", ".", *exclude, environment=environment)
     if text is not None and len(text) > MAX_PATCH_BYTES:
         return f"# left out: the patch has {len(text)} bytes, more than {MAX_PATCH_BYTES}\n".encode()
     return text or b""

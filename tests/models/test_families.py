@@ -44,7 +44,7 @@ def test_mlp_takes_its_activation_from_its_argument():
     twice, _ = models.mlp(num_classes=2, features=(4,), activation=lambda h: 2 * jax.nn.relu(h)).apply(
         params, {}, x
     )
-    bias = params["output"]["bias"]
+    bias = params["output"]["bias"][None]
     np.testing.assert_allclose(twice - bias, 2 * (relu - bias), rtol=1e-5)
 
 
@@ -54,11 +54,20 @@ def test_features_may_be_a_list_as_they_are_after_json():
     )
 
 
+def test_kernels_are_those_of_the_initializers_of_jax():
+    shape = (3, 3, 4, 6)
+    ours = kernel(jax.random.key(3), shape, gain=2.0)
+    np.testing.assert_allclose(ours, jax.nn.initializers.he_normal()(jax.random.key(3), shape), rtol=1e-6)
+    # Half the variance, the same draw.
+    np.testing.assert_allclose(kernel(jax.random.key(3), shape, gain=1.0), ours / np.sqrt(2), rtol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(12, 5), (3, 3, 4, 6)])
 def test_kernels_are_those_of_the_initializers_of_jax(shape):
-    key = jax.random.key(3)
-    assert np.array_equal(kernel(key, shape, gain=2.0), jax.nn.initializers.he_normal()(key, shape))
-    assert np.array_equal(kernel(key, shape, gain=1.0), jax.nn.initializers.lecun_normal()(key, shape))
+    ours = kernel(jax.random.key(3), shape, gain=2.0)
+    np.testing.assert_allclose(ours, jax.nn.initializers.he_normal()(jax.random.key(3), shape), rtol=1e-6)
+    lecun = kernel(jax.random.key(3), shape, gain=1.0)
+    np.testing.assert_allclose(lecun, jax.nn.initializers.lecun_normal()(jax.random.key(3), shape), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -110,11 +119,9 @@ def test_dropout_is_before_every_dense_layer_of_a_cnn():
 )
 def test_resnets_have_the_published_sizes(depth, parameters, products):
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    for norm in ("batch", "group"):
-        model = models.resnet(num_classes=1000, depth=depth, norm=norm)
-        params, extra = jax.eval_shape(model.init, jax.random.key(0), image)
-        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
-        assert set(extra) == ({"batch_stats"} if norm == "batch" else set())
+    model = models.resnet(num_classes=1000, depth=depth)
+    params, extra = jax.eval_shape(model.init, jax.random.key(0), image)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == parameters
     jaxpr = jax.make_jaxpr(lambda *args: model.apply(*args)[0])(params, extra, image).jaxpr
     assert count_products(jaxpr) == pytest.approx(products, rel=5e-4)
 
@@ -130,6 +137,22 @@ def count_products(jaxpr) -> int:
             if hasattr(inner, "jaxpr"):
                 total += count_products(inner.jaxpr)
     return total
+
+
+def test_group_norm_has_as_many_parameters_and_no_statistics():
+    batch = shapes_of(models.resnet(num_classes=10), 1, 32, 32, 3)
+    group = shapes_of(models.resnet(num_classes=10, norm="group"), 1, 32, 32, 3)
+    assert jax.tree.map(jnp.shape, batch[0]) == jax.tree.map(jnp.shape, group[0])
+    assert (set(batch[1]), set(group[1])) == ({"batch_stats"}, set())
+
+
+@pytest.mark.parametrize("block", [BasicBlock(4, 1, "batch"), Bottleneck(1, 1, "group")])
+def test_blocks_start_as_the_identity(block):
+    x = np.linspace(-1, 1, 2 * 3 * 3 * 4, dtype=np.float32).reshape(2, 3, 3, 4)
+    outputs, variables = jax.jit(lambda key: block.init_with_output(key, x, False))(jax.random.key(0))
+    assert np.array_equal(outputs, np.maximum(x, 0))
+    # Only the last scale is zero: the rest of the block is ready to learn.
+    assert sum(not np.any(layer["scale"]) for layer in variables["params"].values() if "scale" in layer) == 1
 
 
 @pytest.mark.parametrize("block", [BasicBlock(4, 1, "batch"), Bottleneck(1, 1, "group")])
