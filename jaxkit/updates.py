@@ -72,6 +72,7 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
     checks.at_least(1, microbatches=microbatches)
     if microbatches == 1:
         return gradients
+    gradients = jax.jit(gradients)  # used for its shapes and in the loop, and traced once
 
     def split(array):
         if array.shape[0] % microbatches:
@@ -250,6 +251,8 @@ def fuse(update: Update, *, unroll: bool = False) -> Update:
         >>> float(total), float(metrics["x"].compute())
         (9.0, 3.0)
     """
+
+    update = jax.jit(update)  # used for its shapes and in the loop, and traced once
 
     def fused(state, batches, key):
         def part(carry, batch):

@@ -368,6 +368,15 @@ def test_ranking_error_by_hand():
     close(result, {"auroc": 0.5, "auroc_error": 0.5, "average_precision": 0.25, "average_precision_error": 0.75})
 
 
+def test_average_precision_error_by_hand_where_the_truth_is_below():
+    # Ten negatives above ten positives, which lie in one bin. As one tie: precision 10/20. In truth the i-th
+    # positive has i / (i + 10), on average 1 - (1/11 + ... + 1/20) = 0.331; the bound is 1 - log(20/10).
+    scores = jnp.concatenate([jnp.arange(1.0, 11.0), -jnp.arange(1.0, 11.0)])
+    result = metrics.ranking(scores, jnp.arange(20) >= 10, num_bins=2).compute()
+    error = 0.5 - (1 - np.log(2))
+    close(result, {"auroc": 0, "auroc_error": 0, "average_precision": 0.5, "average_precision_error": error})
+
+
 def test_ranking_of_one_class_is_nan():
     for positive in (True, False):
         result = metrics.ranking(jnp.arange(4.0), jnp.full(4, positive)).compute()

@@ -15,13 +15,15 @@ from jaxkit.types import Augmentation, Batch, Key
 
 def _on_images(change: Callable[[jax.Array, Key], jax.Array]) -> Augmentation:
     """An augmentation from (image [batch, height, width, channels], key) -> image."""
+    # One program also when called by hand: op by op the first call takes seconds.
+    compiled = jax.jit(change)
 
     def augmentation(batch: Batch, key: Key) -> Batch:
         if "image" not in batch:
             raise ValueError(f"batch: came fields {sorted(batch)}, wanted 'image' among them")
         checks.shapes(image=(batch["image"], "batch height width channels"))
         checks.key(key)
-        return {**batch, "image": change(jnp.asarray(batch["image"]), key)}
+        return {**batch, "image": compiled(jnp.asarray(batch["image"]), key)}
 
     return augmentation
 

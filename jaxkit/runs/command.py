@@ -133,9 +133,13 @@ def run(
         _sum_up(console, folder)
         return OK
     _cache_programs()
+    import jax
+
     from jaxkit.recipe import plan
 
     built = recipe(config)
+    # The preflight and the loop trace them once between them.
+    built = built._replace(update=jax.jit(built.update), evaluate=jax.jit(built.evaluate))
     planned = plan(built, batch_size=config.batch_size)
     writers = configs.build(config.writers, where="config.writers")
     with directory.claim(folder, config, experiment):

@@ -21,7 +21,7 @@ AUGMENTATIONS = {
 }
 
 
-# Compiled once for all tests: run op by op, an affine takes seconds the first time.
+# Compiled once for all tests.
 COMPILED = {name: jax.jit(row[0]) for name, row in AUGMENTATIONS.items()}
 
 
@@ -45,10 +45,9 @@ def batch_of(dtype, size=32, height=8, width=6):
     return {"image": jnp.asarray(image), "label": jnp.arange(size), "mask": jnp.arange(size) < size - 1}
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, jnp.bfloat16])
-def test_without_strength_nothing_changes(row, dtype):
-    batch = batch_of(dtype)
-    result = jax.jit(row[1])(batch, jax.random.key(0))["image"]
+def test_without_strength_nothing_changes(row):
+    batch = batch_of(np.uint8)
+    result = row[1](batch, jax.random.key(0))["image"]
     np.testing.assert_array_equal(
         np.asarray(result, np.float32), np.asarray(batch["image"], np.float32), strict=True
     )
@@ -79,7 +78,7 @@ def test_the_same_key_draws_the_same_and_another_key_does_not(augmentation):
 
 def test_examples_draw_apart(augmentation):
     batch = batch_of(np.float32)
-    same = {"image": jnp.broadcast_to(batch["image"][:1], batch["image"].shape)}
+    same = batch | {"image": jnp.broadcast_to(batch["image"][:1], batch["image"].shape)}
     results = np.asarray(augmentation(same, jax.random.key(0))["image"])
     assert len(np.unique(results, axis=0)) > 1
 
@@ -118,7 +117,7 @@ def moved(image, rows, columns):
 
 def test_a_shift_is_one_of_all_shifts_and_all_occur():
     batch = batch_of(np.uint8, size=256)
-    results = np.asarray(jax.jit(data.shift(max_pixels=1))(batch, jax.random.key(0))["image"])
+    results = np.asarray(data.shift(max_pixels=1)(batch, jax.random.key(0))["image"])
     drawn = []
     for image, result in zip(np.asarray(batch["image"]), results):
         fits = [(r, c) for r in (-1, 0, 1) for c in (-1, 0, 1) if np.array_equal(moved(image, r, c), result)]
@@ -131,7 +130,7 @@ def test_a_shift_is_one_of_all_shifts_and_all_occur():
 def test_a_flip_is_the_mirror_image_half_of_the_time():
     batch = batch_of(np.uint8, size=400)
     image = np.asarray(batch["image"])
-    result = np.asarray(jax.jit(data.flip())(batch, jax.random.key(0))["image"])
+    result = np.asarray(data.flip()(batch, jax.random.key(0))["image"])
     mirrored = np.array([np.array_equal(r, i[:, ::-1]) for r, i in zip(result, image)])
     same = np.array([np.array_equal(r, i) for r, i in zip(result, image)])
     assert np.all(mirrored != same)
@@ -141,7 +140,7 @@ def test_a_flip_is_the_mirror_image_half_of_the_time():
 
 def test_cutout_is_a_square_cut_off_at_the_edge():
     image = jnp.ones((200, 8, 6, 1))
-    holes = 1 - np.asarray(jax.jit(data.cutout(size=3))({"image": image}, jax.random.key(0))["image"])[..., 0]
+    holes = 1 - np.asarray(data.cutout(size=3)({"image": image}, jax.random.key(0))["image"])[..., 0]
     rows, columns = holes.any(axis=2).sum(axis=1), holes.any(axis=1).sum(axis=1)
     np.testing.assert_array_equal(holes.sum(axis=(1, 2)), rows * columns)  # a full rectangle
     # Its centre is a pixel, so of 3 rows at least 2 are inside.
@@ -153,7 +152,7 @@ def test_a_turn_by_a_quarter_is_rot90(monkeypatch):
     # With every draw at 1, the angle is max_degrees: an exact quarter turn on a square image.
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, **_: jnp.ones(shape))
     batch = batch_of(np.float32, size=2, height=7, width=7)
-    result = jax.jit(data.affine(max_degrees=90.0))(batch, jax.random.key(0))["image"]
+    result = data.affine(max_degrees=90.0)(batch, jax.random.key(0))["image"]
     # Up to 17 times the rounding of cos(pi / 2), 4e-8, times the distance from the centre.
     np.testing.assert_allclose(result, np.rot90(batch["image"], axes=(1, 2)), atol=1e-4)
 
@@ -162,12 +161,12 @@ def test_scale_and_shift_by_hand(monkeypatch):
     monkeypatch.setattr(jax.random, "uniform", lambda key, shape, **_: jnp.ones(shape))
     ramp = {"image": jnp.arange(1.0, 6.0).reshape(1, 1, 5, 1)}
     # Half a pixel right: pixel x is the mean of x - 1 and x; zero comes in from the left.
-    half = jax.jit(data.affine(max_shift=0.5))({"image": jnp.tile(ramp["image"], (1, 3, 1, 1))}, jax.random.key(0))
+    half = data.affine(max_shift=0.5)({"image": jnp.tile(ramp["image"], (1, 3, 1, 1))}, jax.random.key(0))
     # Also half a pixel down: the rows are alike but for the first, which is half of zeros.
     np.testing.assert_allclose(half["image"][0, 1, :, 0], [0.5, 1.5, 2.5, 3.5, 4.5], atol=1e-6)
     np.testing.assert_allclose(half["image"][0, 0, :, 0], [0.25, 0.75, 1.25, 1.75, 2.25], atol=1e-6)
     # Magnified 1.5 times about the middle, 3: pixel x shows 3 + (x - 3) / 1.5.
-    zoomed = jax.jit(data.affine(max_scale=0.5))(ramp, jax.random.key(0))
+    zoomed = data.affine(max_scale=0.5)(ramp, jax.random.key(0))
     np.testing.assert_allclose(
         zoomed["image"][0, 0, :, 0], [3 - 4 / 3, 3 - 2 / 3, 3, 3 + 2 / 3, 3 + 4 / 3], atol=1e-5
     )
@@ -175,7 +174,7 @@ def test_scale_and_shift_by_hand(monkeypatch):
 
 def test_zeros_come_from_outside():
     image = {"image": jnp.ones((64, 8, 8, 1))}
-    result = jax.jit(data.affine(max_shift=3.0))(image, jax.random.key(0))["image"]
+    result = data.affine(max_shift=3.0)(image, jax.random.key(0))["image"]
     assert float(result.min()) == 0.0
     assert float(result.max()) <= 1.0 + 1e-6
 
