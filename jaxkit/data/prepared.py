@@ -101,8 +101,8 @@ def tfds(
             in a format without random access; an example is not what the schema says.
 
     Example:
-        >>> source = tfds(name="mnist", split="train", data_dir="/nowhere")  # doctest: +SKIP
-        >>> source.schema["image"]  # doctest: +SKIP
+        >>> source = tfds(name="mnist", split="train", data_dir="/nowhere")
+        >>> source.schema["image"]
         Field(shape=(28, 28, 1), dtype=dtype('uint8'), num_classes=None)
     """
     checks.at_least(0, in_memory_limit=in_memory_limit)

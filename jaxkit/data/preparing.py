@@ -25,6 +25,15 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0][:200] if text else 'no message'}"
 
 
+def _missing(error: BaseException | None) -> str:
+    """The package that could not be imported; TFDS wraps the error in others that do not say."""
+    while error is not None:
+        if isinstance(error, ImportError) and error.name:
+            return error.name.partition(".")[0]
+        error = error.__cause__ or error.__context__
+    return "tensorflow"
+
+
 def named(name: str, directory: Path) -> Any:
     """The TFDS builder of that name; nothing is prepared.
 
@@ -97,7 +106,7 @@ def prepared(make: Callable[[], Any], *, name: str, directory: Path) -> Any:
                     _prepare(builder)
             return builder
     except ImportError as error:
-        package = (error.name or "").partition(".")[0] or "that says: " + _line(error)
+        package = _missing(error)
         extra = _EXTRAS.get(package, "tensorflow")
         why = f"needs the package {package}: pip install 'jaxkit[{extra}]'"
     except Exception as error:

@@ -97,9 +97,7 @@ def test_no_retrace_at_the_second_call(augmentation):
     assert augmentation._cache_size() <= max(before, 1)
 
 
-def test_what_is_no_image_is_refused(name, row):
-    if name == "chain":
-        pytest.skip("its parts refuse")
+def test_what_is_no_image_is_refused(row):
     with pytest.raises(ValueError, match="wanted 'image' among them"):
         row[0]({"label": jnp.zeros(3)}, jax.random.key(0))
     with pytest.raises(ValueError, match=r"image: came float32\[3,8,8\]"):

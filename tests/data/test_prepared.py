@@ -1,6 +1,5 @@
 import socket
 import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -247,7 +246,7 @@ def test_an_example_that_is_not_as_promised_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("split", ["valid", "train[:200%]", "train[:0]"])
 def test_a_split_that_is_not_there(prepared, split):
-    with pytest.raises(errors.UsageError, match="^digits/") as caught:
+    with pytest.raises(errors.UsageError, match=r"^digits/") as caught:
         data.digits(split=split, data_dir=prepared.directory).open()
     assert "\n" not in str(caught.value)
 
@@ -260,7 +259,7 @@ def test_an_unknown_name_gets_the_nearest(tmp_path):
 
 def test_not_prepared_and_no_network_is_one_line(tmp_path, offline, capsys):
     source = data.tfds(name="mnist", split="train", data_dir=tmp_path)
-    with warnings.catch_warnings(), pytest.raises(errors.UsageError, match="'mnist'.*needs") as caught:
+    with pytest.raises(errors.UsageError, match=r"'mnist'.*needs") as caught:
         source.open()
     assert "\n" not in str(caught.value)
     assert str(tmp_path) in str(caught.value)
@@ -276,7 +275,7 @@ def test_what_needs_tensorflow_names_the_extra(tmp_path, monkeypatch):
 
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(errors.UsageError, match="'jaxkit_mixed'.*failed: ") as caught:
+    with pytest.raises(errors.UsageError, match=r"'jaxkit_mixed'.*failed: ") as caught:
         data.tfds(data_dir=tmp_path / "file" / "below", **MIXED).open()
     assert "\n" not in str(caught.value)
 

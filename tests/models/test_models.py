@@ -36,6 +36,7 @@ class Row(NamedTuple):
     dtype: type = np.float32
     wrong: tuple[int, ...] = ()  # a shape of inputs that is refused; () where every rank is the user's business
     draws: bool = False  # needs a key in training
+    slow: bool = False  # to compile
 
 
 TINY_CNN = {"num_classes": 3, "features": (4, 6), "dense": (8,)}
@@ -50,7 +51,7 @@ TABLE = {
     "cnn": Row(lambda: models.cnn(**TINY_CNN), (8, 8, 2), wrong=(4, 8, 8)),
     "cnn dropout": Row(lambda: models.cnn(**TINY_CNN, dropout=0.5), (8, 8, 1), wrong=(8, 8), draws=True),
     "cnn without dense": Row(lambda: models.cnn(num_classes=3, features=(4,), dense=(), pool=3), (8, 7, 1)),
-    "resnet batch": Row(lambda: models.resnet(**TINY_RESNET), (8, 8, 3), wrong=(4, 8, 8)),
+    "resnet batch": Row(lambda: models.resnet(**TINY_RESNET), (8, 8, 3), wrong=(4, 8, 8), slow=True),
     # The parts that resnet 18 lacks, in one block, because compiling fifty layers takes a while.
     "bottlenecks group": Row(lambda: models.from_linen(ResNet(**BOTTLENECKS)), (8, 8, 3), wrong=(4, 8, 8)),
     # What rank a user's module takes is the user's.
@@ -65,7 +66,9 @@ TABLE = {
 BATCH, CLASSES = 4, 3
 # Half the time to compile; for what is not compared with another form of itself.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-every_model = pytest.mark.parametrize("name", TABLE)
+every_model = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * row.slow) for name, row in TABLE.items()]
+)
 
 
 class Begun(NamedTuple):

@@ -1,0 +1,178 @@
+"""The run loop with everything on, against the same steps written by hand.
+
+    python benchmarks/loop.py [tiny] [mlp] [cnn]
+
+The limit of the two MLPs is a hand-written, donated `lax.scan` of as many steps with the data on the device; of
+the CNN one hand-written, donated jit call a step, since a convolution in a loop is slow on a CPU. The run loop
+records every 100 steps, draws its progress bar, evaluates, and saves a checkpoint within each round. Rounds
+are interleaved, one core is pinned, and both sides must come to the same loss.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import measure
+
+measure.pin_to_one_core()
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+from rich.console import Console  # noqa: E402
+
+from jaxkit import configs, data, metrics, models, objectives, parallel, random, updates  # noqa: E402
+from jaxkit.recipe import plan  # noqa: E402
+from jaxkit.runs import directory, loop, progress, record  # noqa: E402
+from jaxkit.types import Recipe  # noqa: E402
+
+BATCH = 128
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+# name: (model, steps in a round, steps in a call of the limit)
+CASES = {
+    "tiny": (lambda: models.mlp(num_classes=10, features=(32,)), 200_000, 100),
+    "mlp": (lambda: models.mlp(num_classes=10, features=(256, 256)), 10_000, 100),
+    "cnn": (lambda: models.cnn(num_classes=10, features=(32, 64)), 800, 1),
+}
+
+
+def sources():
+    """Digits-sized random data: 1,437 images to train on, 360 held out."""
+    rng = np.random.default_rng(0)
+    fields = {
+        "image": rng.random((1797, 8, 8, 1), np.float32),
+        "label": rng.integers(0, 10, 1797).astype(np.int32),
+    }
+    split = {"train": slice(0, 1437), "test": slice(1437, None)}
+    return {
+        name: data.arrays(
+            {key: value[rows] for key, value in fields.items()},
+            name="random",
+            split=name,
+            num_classes={"label": 10},
+        )
+        for name, rows in split.items()
+    }
+
+
+def make_recipe(model, *, extras: bool) -> tuple[Recipe, optax.GradientTransformation]:
+    """The plain recipe, or one with accuracy, an average of the parameters and the guard besides."""
+    measured = {"accuracy": metrics.accuracy} if extras else {}
+    optimizer = optax.adam(1e-3)
+    if extras:
+        optimizer = optax.chain(optimizer, updates.ema(decay=0.99))
+    layout = parallel.jit()
+    objective = objectives.classification(model, LOSS, num_classes=10, metrics=measured)
+    update = updates.step(updates.gradients(objective), optimizer)
+    recipe = Recipe(
+        data=sources(),
+        init=lambda key: updates.init_state(*model.init(key, jnp.zeros((1, 8, 8, 1))), optimizer),
+        update=updates.guard(update) if extras else update,
+        evaluate=objectives.evaluation(model, LOSS, metrics=measured),
+        predict=lambda params, extra, batch: {"logits": model.apply(params, extra, batch["image"])[0]},
+        layout=layout,
+    )
+    return recipe, optimizer
+
+
+def by_hand(model, optimizer, arrays, steps: int):
+    """One call of `steps` steps: (params, opt_state, indices) -> (params, opt_state, mean loss)."""
+
+    def one(carry, index):
+        params, opt_state = carry
+
+        def loss(params):
+            images, labels = arrays["image"][index], arrays["label"][index]
+            return LOSS(model.apply(params, {}, images)[0], labels).mean()
+
+        value, grads = jax.value_and_grad(loss)(params)
+        changes, opt_state = optimizer.update(grads, opt_state, params)
+        return (optax.apply_updates(params, changes), opt_state), value
+
+    def scanned(params, opt_state, indices):
+        (params, opt_state), losses = jax.lax.scan(one, (params, opt_state), indices)
+        return params, opt_state, losses.mean()
+
+    def single(params, opt_state, index):
+        (params, opt_state), value = one((params, opt_state), index)
+        return params, opt_state, value
+
+    return jax.jit(scanned if steps > 1 else single, donate_argnums=(0, 1))
+
+
+def time_by_hand(model, recipe, optimizer, num_steps: int, steps: int) -> tuple[float, float]:
+    """us a step, and the mean loss of the last hundred steps."""
+    examples = recipe.data["train"].open()
+    arrays = {name: jnp.asarray(value) for name, value in examples.arrays.items()}
+    stream = data.shuffled(examples, batch_size=BATCH, seed=0)
+    indices = np.stack([stream.indices(n) for n in range(num_steps)])
+    calls = jnp.asarray(indices.reshape(-1, steps, BATCH) if steps > 1 else indices)
+    call = by_hand(model, optimizer, arrays, steps)
+    state = jax.jit(recipe.init)(random.named(jax.random.key(0), "init"))
+    params, opt_state, value = call(state.params, state.opt_state, calls[0])
+    jax.block_until_ready(value)
+    began, losses = time.perf_counter(), [value]
+    for n in range(1, len(calls)):
+        params, opt_state, value = call(params, opt_state, calls[n])
+        losses.append(value)
+    jax.block_until_ready(losses)
+    elapsed = time.perf_counter() - began
+    last = np.mean([float(x) for x in losses[-max(100 // steps, 1) :]])
+    return elapsed / (num_steps - steps) * 1e6, float(last)
+
+
+def time_run(recipe: Recipe, num_steps: int) -> tuple[float, float, str]:
+    """us a step of the run loop between its first evaluation and its end, the last loss, and the form."""
+    config = configs.freeze(
+        {
+            "seed": 0,
+            "num_steps": num_steps,
+            "batch_size": BATCH,
+            "log_every": 100,
+            "eval_every": max(num_steps // 20 // 100 * 100, 100),
+            "checkpoint_every": num_steps,
+        }
+    )
+    planned = plan(recipe, batch_size=BATCH)
+    examples = {split: source.open() for split, source in recipe.data.items()}
+    form = loop.choose_form(recipe, planned, config)
+    with tempfile.TemporaryDirectory() as folder, open("/dev/null", "w") as sink:
+        console = Console(file=sink, force_terminal=True, width=120)
+        show = lambda step: progress.progress(console, start=step, num_steps=num_steps)
+        loop.train(recipe, config, planned, examples, Path(folder), show=show)
+        ended = time.time()
+        rows = record.read(Path(folder) / directory.METRICS)
+        # From the row after the first evaluation, which compiles, to the end of the run, checkpoint included.
+        first = next(row for row in rows if row["step"] > config.eval_every)
+        elapsed = ended - first["wall"]
+        # Rows are written one interval late.
+        return elapsed / (num_steps - first["step"] - 100) * 1e6, rows[-1]["loss"], f"{form.steps_per_call} a call"
+
+
+def main(names, rounds: int = 5) -> None:
+    """Measures the named cases, prints medians and paired ratios."""
+    print(measure.machine())
+    for name in names:
+        make_model, num_steps, steps = CASES[name]
+        model = make_model()
+        plain, optimizer = make_recipe(model, extras=False)
+        full, _ = make_recipe(model, extras=True)
+        limit = f"limit: {'scan of 100' if steps > 1 else 'jit call a step'}, by hand"
+        times: dict[str, list[float]] = {limit: [], "run loop": [], "run loop, accuracy + ema + guard": []}
+        for _ in range(rounds):
+            hand, loss = time_by_hand(model, plain, optimizer, num_steps, steps)
+            run, run_loss, form = time_run(plain, num_steps)
+            extras, _, _ = time_run(full, num_steps)
+            np.testing.assert_allclose(run_loss, loss, rtol=2e-3 if name == "cnn" else 1e-4)
+            for row, value in zip(times.values(), (hand, run, extras)):
+                row.append(value)
+        measure.table(f"{name}: {form}, {num_steps:,} steps a round", times, "us/step", limit)
+        speeds = {key: [1 / value for value in row] for key, row in times.items()}
+        ratio = np.median([b / a for a, b in zip(speeds[limit], speeds["run loop"])])
+        print(f"  run loop reaches {ratio:.3f} of the limit's steps/s")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or list(CASES))
