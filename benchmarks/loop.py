@@ -103,7 +103,7 @@ def by_hand(model, optimizer, arrays, steps: int):
 
 
 def time_by_hand(model, recipe, optimizer, num_steps: int, steps: int) -> tuple[float, float]:
-    """us a step, and the mean loss of the last hundred steps."""
+    """Us a step, and the mean loss of the last hundred steps."""
     examples = recipe.data["train"].open()
     arrays = {name: jnp.asarray(value) for name, value in examples.arrays.items()}
     stream = data.shuffled(examples, batch_size=BATCH, seed=0)
@@ -124,7 +124,7 @@ def time_by_hand(model, recipe, optimizer, num_steps: int, steps: int) -> tuple[
 
 
 def time_run(recipe: Recipe, num_steps: int) -> tuple[float, float, str]:
-    """us a step of the run loop between its first evaluation and its end, the last loss, and the form."""
+    """Us a step of the run loop between its first evaluation and its end, the last loss, and the form."""
     config = configs.freeze(
         {
             "seed": 0,

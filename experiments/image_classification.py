@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkit import calibration, configs, metrics, models, objectives, runs, updates
+from jaxkit import configs, metrics, models, objectives, runs, updates
 from jaxkit.types import Recipe
 
 
@@ -38,7 +38,8 @@ def recipe(config) -> Recipe:
 
     def init(key):
         images = jnp.zeros((1, *image.shape), image.dtype)
-        return updates.init_state(*model.init(key, images), optimizer)
+        params, extra = model.init(key, images)
+        return updates.init_state(params, extra, optimizer)
 
     def predict(params, extra, batch):
         logits, _ = model.apply(params, extra, batch["image"])
@@ -51,7 +52,7 @@ def recipe(config) -> Recipe:
         evaluate=objectives.evaluation(
             model,
             optax.softmax_cross_entropy_with_integer_labels,
-            metrics={"accuracy": metrics.accuracy, "calibration": calibration.calibration},
+            metrics={"accuracy": metrics.accuracy, "calibration": metrics.calibration},
         ),
         predict=predict,
         layout=layout,

@@ -8,7 +8,6 @@ import importlib
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "calibration",
     "checks",
     "configs",
     "data",

@@ -61,7 +61,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
-    num_devices = config.layout["num_devices"] if "num_devices" in config.layout else 1
+    num_devices = config.layout.get("num_devices", 1)
     jax.config.update("jax_num_cpu_devices", num_devices or 1)
     from jaxkit.recipe import plan
 

@@ -59,7 +59,7 @@ def pmap(*, num_devices: int | None = None) -> Layout:
 
     def put_batch(batch: Any, axis: int = 0):
         if isinstance(batch, Indexed):
-            return Indexed(batch.arrays, put_batch(batch.index, axis))
+            return Indexed(batch.arrays, put_batch(batch.indices, axis))
         return jax.device_put(jax.tree.map(lambda x: _split(x, len(devices), axis), batch), split)
 
     def mapped(function, batch_argument: int, donate: tuple[int, ...] = ()):

@@ -104,7 +104,8 @@ def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
     flops = None
     if count_flops:
         batch = abstract_batch(recipe, "train", batch_size)
-        flops = float(jax.jit(update).lower(state, batch, key).cost_analysis()["flops"])
+        costs: Any = jax.jit(update).lower(state, batch, key).cost_analysis()
+        flops = float(costs["flops"])
     parameters = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)

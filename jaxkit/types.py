@@ -26,12 +26,12 @@ Batch = Mapping[str, jax.Array | np.ndarray]
 class Indexed(NamedTuple):
     """A batch by reference: data that lives on the devices, and which of its examples to take.
 
-    arrays: {name: array[size, ...]}, the same at every step
-    index:  i32[batch]
+    arrays:  {name: array[size, ...]}, the same at every step
+    indices: i32[batch]
     """
 
     arrays: Batch
-    index: jax.Array | np.ndarray
+    indices: jax.Array | np.ndarray
 
 
 class Additive(Protocol):

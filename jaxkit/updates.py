@@ -233,7 +233,7 @@ def indexed(update: Update) -> Update:
 
     def gathered(state, batch: Indexed, key):
         # The stream checked the indices; telling XLA so spares it the clamping.
-        take = lambda array: array.at[batch.index].get(mode="promise_in_bounds")
+        take = lambda array: array.at[batch.indices].get(mode="promise_in_bounds")
         return update(state, jax.tree.map(take, batch.arrays), key)
 
     return gathered
@@ -262,7 +262,7 @@ def fuse(update: Update, *, unroll: bool = False) -> Update:
             state, metrics = update(state, batch, key)
             return (state, add(sums, metrics)), None
 
-        stacked = batches.index if isinstance(batches, Indexed) else batches
+        stacked = batches.indices if isinstance(batches, Indexed) else batches
         first = jax.tree.map(lambda x: x[0], stacked)
         first = Indexed(batches.arrays, first) if isinstance(batches, Indexed) else first
         _, shapes = jax.eval_shape(update, state, first, key)

@@ -89,4 +89,4 @@ def test_the_data_of_a_batch_by_reference_is_not_split():
     arrays = layout.put_state({"x": np.arange(10, dtype=np.float32)})
     put = layout.put_batch(Indexed(arrays, np.arange(8)))
     assert put.arrays["x"].shape == (10,)
-    assert put.index.shape == (4, 2)
+    assert put.indices.shape == (4, 2)

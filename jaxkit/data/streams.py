@@ -1,5 +1,6 @@
 """Streams: batch n is a function of the seed and n. No history, so resuming is a lookup."""
 
+import hashlib
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +21,17 @@ _READ_AHEAD = 4
 def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     """The order of the examples in one epoch: i64[size], the same on every machine and numpy.
 
-    Made of the raw 64 bits of Philox, which numpy promises to keep, as it does not its shuffles. The low
-    bits are replaced by the example's number: so no two are equal, and any sort gives the same order.
+    Sorted by 64 bits each of SHAKE-128, which no version of anything will change (numpy does not promise
+    to keep its shuffles). The low bits are replaced by the example's number: so no two are equal, and any
+    sort gives the same order.
 
     Example:
         >>> sorted(permutation(5, 0, 0).tolist())
         [0, 1, 2, 3, 4]
     """
     low = np.uint64((1 << (size - 1).bit_length()) - 1)
-    draws = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(size)
+    digest = hashlib.shake_128(f"jaxkit permutation {seed} {epoch}".encode()).digest(8 * size)
+    draws = np.frombuffer(digest, "<u8")
     draws = np.sort((draws & ~low) | np.arange(size, dtype=np.uint64))
     order = (draws & low).astype(np.int64)
     order.flags.writeable = False
@@ -73,10 +76,10 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int) -> Shuffled:
     Args:
         examples: an opened source.
         batch_size: may be more than there are examples.
-        seed: 0 <= seed < 2**64; the order of epoch e is a function of (seed, e).
+        seed: 0 or more; the order of epoch e is a function of (seed, e).
 
     Raises:
-        ValueError: `batch_size` is below 1 or `seed` out of range; by `stream[n]`: n is negative.
+        ValueError: `batch_size` is below 1 or `seed` negative; by `stream[n]`: n is negative.
 
     Example:
         >>> from jaxkit import data
@@ -86,8 +89,6 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int) -> Shuffled:
     """
     checks.at_least(1, batch_size=batch_size, size=examples.size)
     checks.at_least(0, seed=seed)
-    if seed >= 2**64:
-        raise ValueError(f"seed: came {seed}, wanted a number below 2**64")
     if examples.size > 2**31:
         raise ValueError(f"examples: came {examples.size}, wanted at most 2**31: their numbers are int32")
     return Shuffled(examples, operator.index(batch_size), operator.index(seed))

@@ -141,21 +141,22 @@ def run(
     # The preflight and the loop trace them once between them.
     built = built._replace(update=jax.jit(built.update), evaluate=jax.jit(built.evaluate))
     planned = plan(built, batch_size=config.batch_size)
+    directory.check(folder, config, experiment)
+    examples = {split: source.open() for split, source in built.data.items()}
     writers = configs.build(config.writers, where="config.writers")
     with directory.claim(folder, config, experiment):
         try:
-            return _train(built, config, planned, folder, console, writers, fingerprint)
+            return _train(built, config, planned, examples, folder, console, writers, fingerprint)
         except BaseException:
             with contextlib.suppress(OSError):
                 directory.set_status(folder, status="failed")
             raise
 
 
-def _train(recipe, config, plan, folder: Path, console, writers, fingerprint: str) -> int:
+def _train(recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str) -> int:
     from jaxkit.runs import checkpoints, digest, directory, files, loop, progress
 
     checkpoints.check_room(folder, plan.state_bytes)
-    examples = {split: source.open() for split, source in recipe.data.items()}
     form = loop.choose_form(recipe, plan, config)
     console.print(
         f"{plan.num_parameters:,} parameters; "
@@ -181,12 +182,8 @@ def _train(recipe, config, plan, folder: Path, console, writers, fingerprint: st
     noting()
     for writer in writers:
         writer.close()
-    timing = {
-        "steps_per_second": outcome.steps_per_second,
-        "first_call": outcome.first_call,
-        "to_first_step": outcome.first_step_at - process_start(),
-        "total": time.time() - process_start(),
-    }
+    began = process_start()
+    timing = {**outcome.timing, "to_first_step": outcome.first_step_at - began, "total": time.time() - began}
     done = {
         "step": outcome.step,
         "timing": {name: value and round(value, 4) for name, value in timing.items()},
@@ -254,7 +251,7 @@ def _cache_programs() -> None:
     """Compiled programs are kept between processes, under the user's cache directory."""
     import jax
 
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.read("jax_compilation_cache_dir") is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxkit" / "programs"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

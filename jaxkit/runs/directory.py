@@ -19,6 +19,27 @@ EVALUATION = "evaluation"
 LOCK = ".lock"
 
 
+def check(workdir: Path, config: configs.Frozen, experiment: str) -> None:
+    """Checks that the directory is this run's, or could be made so; changes nothing.
+
+    Raises:
+        UsageError: another run's directory, or one that holds other files.
+    """
+    if is_run(workdir):
+        _check_same_run(workdir, config, experiment)
+        return
+    if not workdir.exists():
+        return
+    if not workdir.is_dir():
+        raise UsageError(f"workdir: {workdir} is a file; choose another with --workdir=DIR")
+    others = [path.name for path in workdir.iterdir() if path.name not in (LOCK, STATUS)]
+    if others:
+        raise UsageError(
+            f"workdir: {workdir} is no run directory and holds other files ({others[0]}, ...);"
+            " choose an empty or new one with --workdir=DIR"
+        )
+
+
 @contextlib.contextmanager
 def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[None]:
     """Makes the directory this run's, or finds that it is; nobody else may write in it meanwhile.
@@ -26,6 +47,7 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[No
     Raises:
         UsageError: another run's directory, another process is writing in it, no permission.
     """
+    check(workdir, config, experiment)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+")
@@ -38,26 +60,16 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[No
             raise UsageError(
                 f"workdir: another process is writing in {workdir}; wait for it, or choose another with --workdir=DIR"
             ) from None
-        try:
-            _settle(workdir, config, experiment)
-        except OSError as error:
-            raise files.explain(error, "workdir") from error
+        # Again, now that nobody else can change it.
+        check(workdir, config, experiment)
+        if not is_run(workdir):
+            try:
+                # The config comes last: it is what makes the directory a run's.
+                files.write_json(workdir / STATUS, {"status": "running", "step": 0, "experiment": experiment})
+                files.write_text(workdir / CONFIG, configs.to_json(config))
+            except OSError as error:
+                raise files.explain(error, "workdir") from error
         yield
-
-
-def _settle(workdir: Path, config: configs.Frozen, experiment: str) -> None:
-    if (workdir / CONFIG).exists():
-        _check_same_run(workdir, config, experiment)
-        return
-    others = [path.name for path in workdir.iterdir() if path.name not in (LOCK, STATUS)]
-    if others:
-        raise UsageError(
-            f"workdir: {workdir} is no run directory and holds other files ({others[0]}, ...);"
-            " choose an empty or new one with --workdir=DIR"
-        )
-    # The config comes last: it is what makes the directory a run's.
-    files.write_json(workdir / STATUS, {"status": "running", "step": 0, "experiment": experiment})
-    files.write_text(workdir / CONFIG, configs.to_json(config))
 
 
 def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str) -> None:

@@ -6,6 +6,7 @@ one would have done.
 """
 
 import collections
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,7 @@ from jaxkit.means import add
 from jaxkit.recipe import Plan
 from jaxkit.runs import checkpoints, digest, directory, record
 from jaxkit.runs.progress import Progress
-from jaxkit.types import Examples, Indexed, Layout, Metrics, Recipe, State, Writer
+from jaxkit.types import Examples, Indexed, Key, Layout, Metrics, Recipe, State, Writer
 
 # A CPU with several devices deadlocks when some thirty calls are under way (facts of XLA:CPU).
 MAX_CALLS_UNDER_WAY = 8
@@ -37,14 +38,17 @@ class Form(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a loop came to: the state, the newest evaluation of each split, and its times in seconds."""
+    """What a loop came to: the state, the newest evaluation of each split, and where its time went.
+
+    first_step_at: when the first call was done, in seconds since the epoch
+    timing:        steps/s without the first call, evaluations and saves; seconds of those
+    """
 
     state: State
     step: int
     evaluations: Mapping[str, Metrics]
-    steps_per_second: float | None
-    first_call: float
     first_step_at: float
+    timing: Mapping[str, float | None]
 
 
 class _Row(NamedTuple):
@@ -54,6 +58,21 @@ class _Row(NamedTuple):
     metrics: list[Metrics]
     parameters: jax.Array
     evaluations: Mapping[str, list[Metrics]]
+
+
+class _Ledger(NamedTuple):
+    """Takes rows as they come from the devices, and writes them when they are there.
+
+    add:         (row) -> None
+    flush:       (keep) -> None; fetches and writes all but the newest `keep` rows
+    interval:    () -> the sum of the metrics since the last row that has them, on the host
+    evaluations: the newest evaluation of each split
+    """
+
+    add: Callable[[_Row], None]
+    flush: Callable[[int], None]
+    interval: Callable[[], Metrics]
+    evaluations: Mapping[str, Metrics]
 
 
 def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
@@ -86,87 +105,134 @@ def train(
     Raises:
         OSError: the run directory cannot be written.
     """
-    layout, form = recipe.layout, choose_form(recipe, plan, config)
+    layout, form, last = recipe.layout, choose_form(recipe, plan, config), config.num_steps
     root = jax.random.key(config.seed)
-    zeros = jax.tree.map(lambda x: _exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
-    warnings: list[str] = []
-    saved = checkpoints.restore(
-        workdir / directory.CHECKPOINTS, {"state": plan.state, "interval": zeros}, warnings.append
-    )
-    if saved is None:
-        step, interval = 0, zeros
-        state = layout.put_state(jax.jit(recipe.init)(random.named(root, "init")))
-    else:
-        step, interval = saved[0], saved[1]["interval"]
-        state = layout.put_state(saved[1]["state"])
-    progress = show(step)
-    for warning in warnings:
-        progress.message(f"warning: {warning}")
+    saved_at, state, interval, warnings = _resume(recipe, plan, workdir, root)
     key = layout.put_state(random.named(root, "update"))
-
-    update, batches = _feed(recipe, config, examples["train"], form, step)
+    update, calls = _feed(recipe, config, examples["train"], form, saved_at)
     update = layout.compile(update)
     evaluate = _evaluator(recipe, config, examples)
     fold = jax.jit(digest.fold)
-    recorder = record.recorder(workdir / directory.METRICS, after=step)
-    under_way: collections.deque[Any] = collections.deque()
+
+    with (
+        contextlib.closing(show(saved_at)) as progress,
+        contextlib.closing(record.recorder(workdir / directory.METRICS, after=saved_at)) as recorder,
+    ):
+        for warning in warnings:
+            progress.message(f"warning: {warning}")
+        ledger = _ledger(config, recorder, progress, writers, interval)
+        timer, under_way, since, step = _timer(saved_at), collections.deque[Any](), list[Metrics](), saved_at
+        while step < last and not stopped():
+            count, batch = next(calls)
+            state, metrics = update(state, batch, key)
+            step += count
+            since.append(metrics)
+            under_way.append(metrics["loss"])
+            if step - count == saved_at:
+                jax.block_until_ready(under_way)
+                timer.first(step)
+            if len(under_way) > MAX_CALLS_UNDER_WAY:
+                jax.block_until_ready(under_way.popleft())
+
+            evaluates = step % config.eval_every == 0 or step == last
+            saves = step % config.checkpoint_every == 0 or step == last or stopped()
+            if not (evaluates or saves or step % config.log_every == 0):
+                continue
+            with timer.pause() if evaluates or saves else contextlib.nullcontext():
+                found = evaluate(state) if evaluates else {}
+                ledger.add(_Row(step, since, fold(state.params), found))
+                since = []
+                ledger.flush(0 if saves else 1)
+                if saves:
+                    recorder.sync()
+                    saved = {"state": state, "interval": ledger.interval()}
+                    checkpoints.save(workdir / directory.CHECKPOINTS, step, saved)
+        jax.block_until_ready(state)
+        return Outcome(state, step, ledger.evaluations, timer.first_at(), timer.read(step))
+
+
+def _resume(recipe: Recipe, plan: Plan, workdir: Path, root: Key) -> tuple[int, State, Metrics, list[str]]:
+    """The step, state and metrics of the interval to go on from, and what there is to say about it."""
+    zeros = jax.tree.map(lambda x: _exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
+    warnings: list[str] = []
+    abstract = {"state": plan.state, "interval": zeros}
+    saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warnings.append)
+    if saved is None:
+        state = jax.jit(recipe.init)(random.named(root, "init"))
+        return 0, recipe.layout.put_state(state), zeros, warnings
+    step, tree = saved
+    return step, recipe.layout.put_state(tree["state"]), tree["interval"], warnings
+
+
+def _ledger(
+    config: Any, recorder: record.Recorder, progress: Progress, writers: tuple[Writer, ...], interval: Metrics
+) -> _Ledger:
     rows: collections.deque[_Row] = collections.deque()
-    since: list[Metrics] = []
     evaluations: dict[str, Metrics] = {}
 
     def flush(keep: int) -> None:
-        nonlocal interval
         while len(rows) > keep:
-            row = rows.popleft()
-            for metrics in row.metrics:
-                interval = add(interval, _host(metrics))
-            values = record.values(interval) if row.step % config.log_every == 0 or row.step == last else {}
-            if values:
-                interval = zeros
-            for split, parts in row.evaluations.items():
-                evaluations[split] = _sum([_host(part) for part in parts])
-                values |= record.values(evaluations[split], prefix=f"{split}/")
-            if values:
-                written = recorder.append(row.step, values, int(row.parameters))
-                progress.update(row.step, values)
-                for writer in writers:
-                    writer.write(row.step, {k: v for k, v in written.items() if isinstance(v, float)})
+            write(rows.popleft())
 
-    last, began, first_call, start = config.num_steps, time.monotonic(), 0.0, step
-    first_step_at, first_step, paused = time.time(), step, 0.0
-    while step < last and not stopped():
-        count, batch = next(batches)
-        state, metrics = update(state, batch, key)
-        step += count
-        since.append(metrics)
-        under_way.append(metrics["loss"])
-        if not first_call:
-            jax.block_until_ready(under_way)
-            first_call, began, first_step = time.monotonic() - began, time.monotonic(), step
-            first_step_at = time.time()
-        if len(under_way) > MAX_CALLS_UNDER_WAY:
-            jax.block_until_ready(under_way.popleft())
+    def write(row: _Row) -> None:
+        nonlocal interval
+        interval = _sum([interval, *map(_host, row.metrics)])
+        values: dict[str, Any] = {}
+        if row.step % config.log_every == 0 or row.step == config.num_steps:
+            values |= record.values(interval)
+            interval = jax.tree.map(np.zeros_like, interval)
+        for split, parts in row.evaluations.items():
+            evaluations[split] = _sum([_host(part) for part in parts])
+            values |= record.values(evaluations[split], prefix=f"{split}/")
+        if values:
+            recorder.append(row.step, values, int(row.parameters))
+            progress.update(row.step, values)
+            for writer in writers:
+                writer.write(row.step, {name: x for name, x in values.items() if isinstance(x, int | float)})
 
-        pause = time.monotonic()
-        evaluate_now = step % config.eval_every == 0 or step == last
-        save_now = step % config.checkpoint_every == 0 or step == last or stopped()
-        if step % config.log_every == 0 or evaluate_now or save_now:
-            found = evaluate(state) if evaluate_now else {}
-            rows.append(_Row(step, since, fold(state.params), found))
-            since = []
-            flush(keep=0 if save_now else 1)
-        if save_now:
-            recorder.sync()
-            checkpoints.save(workdir / directory.CHECKPOINTS, step, {"state": state, "interval": interval})
-        if evaluate_now or save_now:
-            # With what a save writes and an evaluation compiles left out; not the evaluation's own steps.
-            paused += time.monotonic() - pause
-    jax.block_until_ready(state)
-    elapsed = time.monotonic() - began - paused
-    recorder.close()
-    progress.close()
-    rate = (step - first_step) / elapsed if step > start and step > first_step else None
-    return Outcome(state, step, evaluations, rate, first_call, first_step_at)
+    return _Ledger(rows.append, flush, lambda: interval, evaluations)
+
+
+class _Timer(NamedTuple):
+    """Where the time of a loop goes.
+
+    first:    (step) -> None; the first call is done, everything after it counts as steps
+    first_at: () -> when that was, in seconds since the epoch
+    pause:    () -> context; what is done in it does not count
+    read:     (step) -> {name: seconds or steps/s}
+    """
+
+    first: Callable[[int], None]
+    first_at: Callable[[], float]
+    pause: Callable[[], contextlib.AbstractContextManager[None]]
+    read: Callable[[int], dict[str, float | None]]
+
+
+def _timer(start: int) -> _Timer:
+    began = time.monotonic()
+    first_at, first_step, first_wall, paused = began, start, time.time(), 0.0
+
+    def first(step: int) -> None:
+        nonlocal first_at, first_step, first_wall
+        first_at, first_step, first_wall = time.monotonic(), step, time.time()
+
+    @contextlib.contextmanager
+    def pause() -> Iterator[None]:
+        nonlocal paused
+        before = time.monotonic()
+        yield
+        paused += time.monotonic() - before
+
+    def read(step: int) -> dict[str, float | None]:
+        elapsed = time.monotonic() - first_at - paused
+        rate = (step - first_step) / elapsed if step > first_step and elapsed > 0 else None
+        return {
+            "steps_per_second": rate,
+            "first_call": first_at - began,
+            "evaluating_and_saving": paused,
+        }
+
+    return _Timer(first, lambda: first_wall, pause, read)
 
 
 def _feed(

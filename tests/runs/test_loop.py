@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkit import configs, data, metrics, models, objectives, parallel, runs, updates
+from jaxkit import configs, data, metrics, objectives, runs, updates
 from jaxkit.checks import UsageError
 from jaxkit.runs import checkpoints, command, directory, loop, record
 from jaxkit.types import Recipe

@@ -1,0 +1,234 @@
+"""The command line: what a mistake prints, what help says, and the exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parent.parent.parent
+EXPERIMENT = "experiments/image_classification.py"
+# As small as the real thing gets: the digits, an mlp, no picture.
+SMALL = [
+    "--config=configs/digits.py:model=mlp",
+    "--config.model.features=(16,)",
+    "--config.num_steps=40",
+    "--config.log_every=10",
+    "--config.eval_every=20",
+    "--config.checkpoint_every=20",
+    "--config.picture=False",
+]
+
+
+def main(*flags: str, capsys) -> tuple[int, str, str]:
+    """The experiment in this process: exit code, output, errors."""
+    import importlib.util
+
+    from jaxkit import runs
+
+    spec = importlib.util.spec_from_file_location("image_classification", TOP / EXPERIMENT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(SystemExit) as caught:
+        runs.main(module.recipe, [EXPERIMENT, *flags])
+    captured = capsys.readouterr()
+    return caught.value.code or 0, captured.out, captured.err
+
+
+MISTAKES = {
+    "no config": ([], "there is no --config; write --config=configs/NAME.py (see --help)"),
+    "unknown flag": (
+        ["--config=configs/digits.py", "--workdri=x"],
+        "there is no flag --workdri; did you mean '--workdir'? (see --help)",
+    ),
+    "flag without a value": (["--config=configs/digits.py", "--workdir="], "--workdir: has no value"),
+    "no such file": (["--config=configs/digit.py"], "there is no such file; did you mean"),
+    "unknown key": ([*SMALL, "--config.optimizer.weight_decy=0"], "did you mean 'weight_decay'"),
+    "wrong type": ([*SMALL, "--config.num_steps=ten"], "config.num_steps: came 'ten', wanted an int"),
+    "unknown variant": (["--config=configs/digits.py:model=vgg"], "variant model: came 'vgg'"),
+    "no such function": (
+        [*SMALL, "--config.model.call=jaxkit.models.cnnn"],
+        "did you mean 'cnn'",
+    ),
+    "unknown argument": (
+        [*SMALL, "--config.model={'call': 'jaxkit.models.cnn', 'feature': 3, 'num_classes': 10}"],
+        "config.model: jaxkit.models.cnn takes no argument 'feature'; did you mean 'features'?",
+    ),
+    "other classes than the data": (
+        [*SMALL, "--config.model.num_classes=7"],
+        "logits: came float32[128,7], wanted shape [batch, 10]",
+    ),
+    "batch over devices": (
+        [*SMALL, "--config.batch_size=30", "--config.layout={'call': 'jaxkit.parallel.pmap', 'num_devices': 4}"],
+        "config.batch_size: 30 does not divide over the 4 devices of config.layout; use a multiple of 4",
+    ),
+    "microbatches": ([*SMALL, "--config.microbatches=3"], "microbatches: 3 do not divide the batch of 128"),
+    "more devices than there are": (
+        [*SMALL, "--config.layout={'call': 'jaxkit.parallel.pmap', 'num_devices': 9}"],
+        "num_devices: came 9, but there are 4 cpu devices",
+    ),
+    "no such split": ([*SMALL, "--config.data.test.split=tset"], "tset"),
+    "negative steps": ([*SMALL, "--config.num_steps=-1"], "config.num_steps: came -1, wanted an int >= 1"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(TOP)
+    flags, message = MISTAKES[name]
+    flags = flags if "flag" in name else [*flags, f"--workdir={tmp_path / 'run'}"]
+    code, out, err = main(*flags, capsys=capsys)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_debug_shows_the_traceback(capsys, monkeypatch):
+    from jaxkit.errors import UsageError
+
+    monkeypatch.chdir(TOP)
+    with pytest.raises(UsageError, match="there is no flag"):
+        from jaxkit import runs
+
+        runs.main(lambda config: None, [EXPERIMENT, "--config=configs/digits.py", "--nothing", "--debug"])
+
+
+def test_a_directory_without_permission_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(TOP)
+    if os.getuid() == 0:
+        # root may write anywhere: a file in the way is refused to root too.
+        (tmp_path / "file").write_text("")
+        folder = tmp_path / "file" / "run"
+    else:
+        (tmp_path / "closed").mkdir(mode=0o500)
+        folder = tmp_path / "closed" / "run"
+    code, _, err = main(*SMALL, f"--workdir={folder}", capsys=capsys)
+    assert code == 2
+    assert err.startswith("error: workdir: ")
+    assert err.count("\n") == 1
+
+
+def test_no_room_on_the_disk_is_seen_before_any_work(tmp_path, capsys, monkeypatch):
+    import shutil
+
+    monkeypatch.chdir(TOP)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("jaxkit.runs.checkpoints.shutil.disk_usage", lambda path: usage._replace(free=2**20))
+    code, _, err = main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)
+    assert code == 2
+    assert "the disk has 1.0 MiB free" in err
+
+
+def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint(tmp_path, capsys, monkeypatch):
+    import errno
+
+    from jaxkit.runs import checkpoints, files
+
+    monkeypatch.chdir(TOP)
+    whole = files.write_json
+
+    def full(path, value):
+        if path.name == checkpoints.MANIFEST and path.parent.name == "40":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        whole(path, value)
+
+    monkeypatch.setattr(files, "write_json", full)
+    code, _, err = main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)
+    assert code == 2
+    assert "the disk is full" in err
+    assert err.count("\n") == 1
+    assert checkpoints.steps(tmp_path / "run/checkpoints") == [20]
+    assert not (tmp_path / "run/checkpoints/40").exists()
+    monkeypatch.setattr(files, "write_json", whole)
+    code, _out, _ = main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)
+    assert code == 0
+
+
+def test_the_last_line_names_the_run_and_show_reads_it(tmp_path, capsys, monkeypatch):
+    from jaxkit import cli
+
+    monkeypatch.chdir(TOP)
+    code, out, _ = main(*SMALL, f"--workdir={tmp_path / 'runs/one'}", capsys=capsys)
+    assert code == 0
+    run = out.rstrip().splitlines()[-1]
+    assert run == str(tmp_path / "runs/one")
+    assert cli.main(["show", run, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "finished"
+    assert found["step"] == 40
+    assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
+    assert found["timing"]["to_first_step"] > 0
+    assert len(found["fingerprint"]) == len(found["params_sha256"]) == 64
+    assert cli.main(["show", run]) == 0
+    assert "evaluation.test.accuracy" in capsys.readouterr().out
+    assert cli.main(["runs", str(tmp_path / "runs"), "--json"]) == 0
+    assert [row["run"] for row in json.loads(capsys.readouterr().out)] == [run]
+    assert cli.main(["runs", str(tmp_path / "runs")]) == 0
+    assert "finished" in capsys.readouterr().out
+
+
+def test_provenance_says_what_was_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(TOP)
+    assert main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)[0] == 0
+    found = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert found["packages"]["jax"]
+    assert found["seed"] == 0
+    assert found["devices"][0] == "cpu:cpu"
+    assert len(found["data"]["train"]["sha256"]) == 64
+    assert found["data"]["train"]["size"] == 1437
+    assert found["form"]["steps_per_call"] == 10
+    assert "SECRET" not in json.dumps(found)
+    assert found["fingerprint"] == json.loads((tmp_path / "run/provenance.json").read_text())["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show", "/nowhere"], ["runs", "/nowhere"], ["plan", "/nowhere.py", "--config=x.py"]]
+)
+def test_the_verbs_explain_mistakes_in_one_line(arguments, capsys):
+    from jaxkit import cli
+
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+def test_plan_counts_what_can_be_counted_by_hand():
+    # An mlp from 64 pixels over 16 to 10: 64*16 + 16 + 16*10 + 10 = 1210 parameters of 4 bytes.
+    command = [sys.executable, "-m", "jaxkit.cli", "plan", EXPERIMENT, *SMALL, "--json"]
+    done = subprocess.run(command, check=True, cwd=TOP, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    assert found["parameters"] == 1210
+    assert found["parameter_bytes"] == 4840
+    # 128 images of 64 bytes, and their labels of 4 bytes each.
+    assert found["batch_bytes"] == 128 * 64 + 128 * 4
+    # Forward 2 FLOPs a weight and example; backward the same for the weights, and for the hidden layer's inputs.
+    products = 2 * 128 * (2 * 64 * 16 + 3 * 16 * 10)
+    assert products <= found["flops_per_step"] <= 3 * products
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
+    command = [sys.executable, EXPERIMENT, *SMALL, f"--workdir={tmp_path / 'run'}"]
+    command += ["--config.num_steps=100000", "--config.checkpoint_every=100000"]
+    process = subprocess.Popen(command, cwd=TOP, stdout=subprocess.PIPE, text=True)
+    record = tmp_path / "run/metrics.jsonl"
+    while not record.exists() or not record.read_text():
+        assert process.poll() is None
+        signal.sigtimedwait([], 0.05)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the same command goes on" in out
+    command = [sys.executable, "-m", "jaxkit.cli", "show", str(tmp_path / "run"), "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert found["status"] == "interrupted"
+    assert found["step"] > 0
