@@ -54,7 +54,7 @@ def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
         >>> model, loss = models.mlp(num_classes=3), optax.softmax_cross_entropy_with_integer_labels
         >>> objective = objectives.classification(model, loss, num_classes=3, inputs="x", targets="y")
         >>> optimizer, layout = optax.sgd(0.1), parallel.jit()
-        >>> source = data.arrays(name="points", x=np.zeros((9, 4), np.float32), y=np.zeros(9, np.int32))
+        >>> source = data.arrays({"x": np.zeros((9, 4), np.float32), "y": np.zeros(9, np.int32)})
         >>> recipe = Recipe(
         ...     data={"train": source, "test": source},
         ...     init=lambda key: updates.init_state(*model.init(key, np.zeros((1, 4))), optimizer),
@@ -63,7 +63,7 @@ def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
         ...     predict=lambda params, extra, batch: {"logits": model.apply(params, extra, batch["x"])[0]},
         ...     layout=layout)
         >>> plan(recipe, batch_size=8).num_parameters
-        70147
+        67843
     """
     layout = recipe.layout
     if batch_size % layout.num_devices:

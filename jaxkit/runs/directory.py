@@ -58,7 +58,8 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[No
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"workdir: another process is writing in {workdir}; wait for it, or choose another with --workdir=DIR"
+                f"workdir: another process is writing in {workdir}; wait for it,"
+                " or choose another with --workdir=DIR"
             ) from None
         # Again, now that nobody else can change it.
         check(workdir, config, experiment)

@@ -23,7 +23,8 @@ def classification(
 
     figure = Figure(figsize=(11, 4.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    curves, sheet = np.atleast_1d(figure.subfigures(1, 2, width_ratios=(1.25, 1)))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1))
+    curves, sheet = halves
     upper, lower = curves.subplots(2, 1, sharex=True)
     _curves(upper, rows, "loss")
     _curves(lower, rows, "accuracy")

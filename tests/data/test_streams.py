@@ -1,3 +1,6 @@
+import threading
+import time
+
 import hypothesis
 import numpy as np
 import pytest
@@ -154,9 +157,15 @@ def test_reading_ahead_is_bounded_and_stops_with_its_caller():
         return examples.read(indices)
 
     stream = data.shuffled(big(examples)._replace(read=read), batch_size=2, seed=0)
+    before = threading.active_count()
     batches = data.prefetch(stream, 0, 10_000)
     for _ in range(10):
         next(batches)
+    assert threading.active_count() > before
     batches.close()
+    until = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert threading.active_count() <= before
     # 10 taken, 4 ready, 4 in the threads' hands, and as many again where one had just been taken.
     assert len(seen) <= 30

@@ -90,12 +90,11 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path, capsys, monkey
 
 
 def test_debug_shows_the_traceback(capsys, monkeypatch):
+    from jaxkit import runs
     from jaxkit.errors import UsageError
 
     monkeypatch.chdir(TOP)
     with pytest.raises(UsageError, match="there is no flag"):
-        from jaxkit import runs
-
         runs.main(lambda config: None, [EXPERIMENT, "--config=configs/digits.py", "--nothing", "--debug"])
 
 
