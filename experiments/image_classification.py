@@ -48,7 +48,7 @@ def recipe(config) -> Recipe:
     return Recipe(
         data=sources,
         init=init,
-        update=updates.guard(updates.step(gradients, optimizer)),
+        update=updates.step(gradients, optimizer),
         evaluate=objectives.evaluation(
             model,
             optax.softmax_cross_entropy_with_integer_labels,

@@ -118,11 +118,51 @@ def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Updat
 
     def update(state: State, batch, key):
         summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
-        updates, opt_state = optimizer.update(summed.compute(), state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return State(state.step + 1, params, opt_state, extra), metrics
+        return _apply(optimizer, state, summed.compute(), extra), metrics
 
     return update
+
+
+def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Update:
+    """A `step` that skips, and counts, what is not finite: the gradients, their squares, a metric, `extra`.
+
+    A skipped step moves `state.step` on and changes nothing else; its metrics count nothing. The metric
+    "skipped" is the share of steps that were skipped.
+
+    Example:
+        >>> def objective(params, extra, batch, key):
+        ...     return Mean(jnp.sum(params * batch["x"]), batch["x"].size), ({}, extra)
+        >>> optimizer = optax.sgd(0.1)
+        >>> update = guarded_step(gradients(objective), optimizer)
+        >>> state = init_state(jnp.array(3.0), {}, optimizer)
+        >>> state, metrics = update(state, {"x": jnp.array([1.0, jnp.inf])}, jax.random.key(0))
+        >>> float(state.params), int(state.step), float(metrics["skipped"].compute())
+        (3.0, 1, 1.0)
+    """
+
+    def update(state: State, batch, key):
+        summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
+        mean = summed.compute()
+        # Judged before the optimizer, so that choosing costs no pass over its state of its own. Where the squares
+        # are finite, so are the moments that adaptive optimizers keep.
+        good = jnp.isfinite(optax.tree.norm(mean, squared=True)) & _finite((metrics, extra))
+        new = _apply(optimizer, state, mean, extra)
+        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+        metrics = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), metrics)
+        skipped = Mean(1.0 - good.astype(jnp.float32), jnp.float32(1))
+        return kept._replace(step=new.step), {**metrics, "skipped": skipped}
+
+    return update
+
+
+def _apply(optimizer: optax.GradientTransformation, state: State, mean: Params, extra: Any) -> State:
+    updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
+    return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, extra)
+
+
+def _finite(tree: Any) -> jax.Array:
+    inexact = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact]))
 
 
 def init_state(params: Params, extra: Any, optimizer: optax.GradientTransformation) -> State:
@@ -191,35 +231,6 @@ def averaged(state: State) -> Params:
     started = weight > 0
     divisor = jnp.where(started, weight, 1)
     return jax.tree.map(lambda t, p: jnp.where(started, t / divisor, p).astype(p.dtype), total, state.params)
-
-
-def guard(update: Update) -> Update:
-    """Skips and counts steps whose loss or new state is not finite.
-
-    A skipped step moves `step` on and changes nothing else; its metrics count nothing. The metric
-    "skipped" is the share of steps that were skipped.
-
-    Example:
-        >>> def objective(params, extra, batch, key):
-        ...     return Mean(jnp.sum(params * batch["x"]), batch["x"].size), ({}, extra)
-        >>> optimizer = optax.sgd(0.1)
-        >>> update = guard(step(gradients(objective), optimizer))
-        >>> state = init_state(jnp.array(3.0), {}, optimizer)
-        >>> state, metrics = update(state, {"x": jnp.array([1.0, jnp.inf])}, jax.random.key(0))
-        >>> float(state.params), float(metrics["skipped"].compute())
-        (3.0, 1.0)
-    """
-
-    def guarded(state: State, batch, key):
-        new, metrics = update(state, batch, key)
-        inexact = [x for x in jax.tree.leaves((new, metrics)) if jnp.issubdtype(x.dtype, jnp.inexact)]
-        good = jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact]))
-        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
-        metrics = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), metrics)
-        skipped = Mean(1.0 - good.astype(jnp.float32), jnp.float32(1))
-        return kept._replace(step=new.step), {**metrics, "skipped": skipped}
-
-    return guarded
 
 
 def indexed(update: Update) -> Update:

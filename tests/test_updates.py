@@ -69,8 +69,8 @@ def train(problem, form: Form):
     model = network()
     gradients = updates.gradients(objectives.regression(model, optax.losses.squared_error))
     gradients = updates.accumulate(gradients, microbatches=form.microbatches, unroll=form.unroll)
-    update = updates.step(layout.across(gradients), optimizer)
-    update = updates.guard(update) if form.guarded else update
+    step = updates.guarded_step if form.guarded else updates.step
+    update = step(layout.across(gradients), optimizer)
     update = updates.indexed(update) if form.indexed else update
     update = layout.compile(updates.fuse(update) if form.steps > 1 else update)
     params, extra = model.init(jax.random.key(1), arrays["inputs"])
@@ -216,7 +216,7 @@ def test_ema_decay_out_of_range(decay):
 def test_guard_skips_counts_and_goes_on():
     optimizer = optax.adam(0.1)
     objective = lambda p, e, b, k: (means.mean(p * b["x"]), ({}, {"seen": e["seen"] + jnp.sum(b["x"])}))
-    update = jax.jit(updates.guard(updates.step(updates.gradients(objective), optimizer)))
+    update = jax.jit(updates.guarded_step(updates.gradients(objective), optimizer))
     state = updates.init_state(jnp.array(1.0), {"seen": jnp.zeros(())}, optimizer)
     good, _ = update(state, {"x": jnp.ones(2)}, jax.random.key(0))
     skipped, metrics = update(good, {"x": jnp.array([1.0, jnp.nan])}, jax.random.key(0))
@@ -229,9 +229,19 @@ def test_guard_skips_counts_and_goes_on():
     assert float(after.params) != float(good.params)
 
 
+def test_guard_skips_gradients_whose_squares_overflow():
+    # 1e20 squared is no float32: Adam would divide by infinity ever after.
+    optimizer = optax.adam(0.1)
+    update = updates.guarded_step(updates.gradients(lambda p, e, b, k: (means.mean(p * b["x"]), ({}, e))), optimizer)
+    state = updates.init_state(jnp.array(1.0), {}, optimizer)
+    after, metrics = jax.jit(update)(state, {"x": jnp.full(2, 1e20)}, jax.random.key(0))
+    jax.tree.map(np.testing.assert_array_equal, after._replace(step=state.step), state)
+    assert float(metrics["skipped"].compute()) == 1.0
+
+
 def test_a_fully_masked_batch_is_skipped_by_the_guard():
     objective = lambda p, e, b, k: (means.mean(p * b["x"], b["mask"]), ({}, e))
-    update = updates.guard(updates.step(updates.gradients(objective), optax.sgd(0.1)))
+    update = updates.guarded_step(updates.gradients(objective), optax.sgd(0.1))
     state = updates.init_state(jnp.array(1.0), {}, optax.sgd(0.1))
     state, metrics = jax.jit(update)(state, {"x": jnp.ones(2), "mask": jnp.zeros(2, bool)}, jax.random.key(0))
     assert float(state.params) == 1.0

@@ -38,7 +38,7 @@ def recipe(config) -> Recipe:
     return Recipe(
         data=sources,
         init=lambda key: updates.init_state(*model.init(key, jnp.zeros((1, 6))), optimizer),
-        update=updates.guard(updates.step(layout.across(gradients), optimizer)),
+        update=updates.guarded_step(layout.across(gradients), optimizer),
         evaluate=objectives.evaluation(model, loss, metrics={"accuracy": metrics.accuracy}),
         predict=lambda p, e, b: {"probabilities": jax.nn.softmax(model.apply(p, e, b["image"])[0])},
         layout=layout,
