@@ -1,6 +1,5 @@
 """Streams: batch n is a function of the seed and n. No history, so resuming is a lookup."""
 
-import hashlib
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,26 +15,42 @@ from jaxkit.types import Examples, Stream
 _READ_AHEAD = 4
 
 
-# A memo, not a state: the same three numbers give the same permutation.
-@lru_cache(maxsize=8)
-def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the examples in one epoch: i64[size], the same on every machine and numpy.
+# Orders are made for about so many examples at a time: one call of Philox and one sort for many small epochs.
+_BLOCK = 16384
 
-    Sorted by 64 bits each of SHAKE-128, which no version of anything will change (numpy does not promise
-    to keep its shuffles). The low bits are replaced by the example's number: so no two are equal, and any
-    sort gives the same order.
+
+def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the examples in one epoch: i32[size], the same on every machine and numpy.
 
     Example:
         >>> sorted(permutation(5, 0, 0).tolist())
         [0, 1, 2, 3, 4]
     """
-    low = np.uint64((1 << (size - 1).bit_length()) - 1)
-    digest = hashlib.shake_128(f"jaxkit permutation {seed} {epoch}".encode()).digest(8 * size)
-    draws = np.frombuffer(digest, "<u8")
-    draws = np.sort((draws & ~low) | np.arange(size, dtype=np.uint64))
-    order = (draws & low).astype(np.int64)
-    order.flags.writeable = False
-    return order
+    block, within = divmod(epoch, _epochs_in_a_block(size))
+    return _orders(size, seed, block)[within * size : (within + 1) * size]
+
+
+def _epochs_in_a_block(size: int) -> int:
+    return max(1, _BLOCK // size)
+
+
+# A memo, not a state: the same three numbers give the same orders.
+@lru_cache(maxsize=4)
+def _orders(size: int, seed: int, block: int) -> np.ndarray:
+    """The orders of the epochs of one block, end to end.
+
+    Epoch e sorts its examples by 32 bits each of the raw stream of Philox, which numpy promises to keep (as it
+    does not its shuffles); equal bits, one pair in 2**32, stay in order, so any sort gives the same.
+    """
+    epochs, counters = _epochs_in_a_block(size), -(-size // 8)
+    philox = np.random.Philox(key=seed, counter=block * epochs * counters)
+    # One of Philox's counters gives 256 bits: eight examples. An epoch begins with a counter of its own.
+    draws = philox.random_raw(epochs * counters * 4).astype("<u8").view("<u4").reshape(epochs, -1)[:, :size]
+    keys = draws.astype(np.uint64) << np.uint64(32) | np.arange(size, dtype=np.uint64)[None]
+    keys.sort(axis=1)
+    orders = keys.astype(np.uint32).astype(np.int32).reshape(-1)
+    orders.flags.writeable = False
+    return orders
 
 
 @dataclass(frozen=True)
@@ -46,24 +61,23 @@ class Shuffled:
     batch_size: int
     seed: int
 
-    def _order(self, step: int) -> np.ndarray:
-        step, size = operator.index(step), self.examples.size
-        if step < 0:
-            raise ValueError(f"step: came {step}, wanted a number >= 0")
-        epoch, start = divmod(step * self.batch_size, size)
-        parts, missing = [], self.batch_size
+    def indices(self, start: int, stop: int | None = None) -> np.ndarray:
+        """Which examples batch `start` holds: i32[batch]; with `stop`, batches start..stop-1: i32[steps, batch]."""
+        first, last = operator.index(start), operator.index(start + 1 if stop is None else stop)
+        if not 0 <= first < last:
+            raise ValueError(f"step: came {start}, wanted a number >= 0" + ("" if stop is None else f" below {stop}"))
+        size = self.examples.size
+        period = _epochs_in_a_block(size) * size
+        block, place = divmod(first * self.batch_size, period)
+        missing, parts = (last - first) * self.batch_size, []
         while missing:
-            part = permutation(size, self.seed, epoch)[start : start + missing]
-            parts.append(part)
-            missing, epoch, start = missing - len(part), epoch + 1, 0
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def indices(self, step: int) -> np.ndarray:
-        """Which examples batch `step` holds: i32[batch]."""
-        return self._order(step).astype(np.int32)
+            parts.append(_orders(size, self.seed, block)[place : place + missing])
+            missing, block, place = missing - len(parts[-1]), block + 1, 0
+        order = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return order if stop is None else order.reshape(last - first, self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        return self.examples.read(self._order(step))
+        return self.examples.read(self.indices(step))
 
 
 def shuffled(examples: Examples, *, batch_size: int, seed: int) -> Shuffled:

@@ -246,9 +246,8 @@ def _feed(
     if examples.arrays is not None:
         update = updates.indexed(update)
         arrays = layout.put_state(dict(examples.arrays))
-        parts = ([stream.indices(n) for n in call] for call in calls)
-        stacked = (np.stack(part) if fused else part[0] for part in parts)
-        batches = (Indexed(arrays, index) for index in stacked)
+        indices = (stream.indices(call.start, call.stop if fused else None) for call in calls)
+        batches = (Indexed(arrays, found) for found in indices)
     else:
         read = data.prefetch(stream, start, config.num_steps)
         parts = ([next(read) for _ in call] for call in calls)
