@@ -4,14 +4,16 @@
 
 The limit of the two MLPs is a hand-written, donated `lax.scan` of as many steps with the data on the device; of
 the CNN one hand-written, donated jit call a step, since a convolution in a loop is slow on a CPU. The run loop
-records every 100 steps, draws its progress bar, evaluates, and saves a checkpoint within each round. Rounds
+records every 500 steps, draws its progress bar, evaluates, and saves a checkpoint within each round. Rounds
 are interleaved, one core is pinned, and both sides must come to the same loss.
 """
 
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import measure
 
@@ -30,11 +32,22 @@ from jaxkit.types import Recipe  # noqa: E402
 
 BATCH = 128
 LOSS = optax.softmax_cross_entropy_with_integer_labels
-# name: (model, steps in a round, steps in a call of the limit)
+
+
+class Case(NamedTuple):
+    """A model, and how often things happen, in steps; the limit's call takes `steps` of them."""
+
+    model: Callable[[], Any]
+    num_steps: int
+    steps: int
+    log_every: int
+    eval_every: int
+
+
 CASES = {
-    "tiny": (lambda: models.mlp(num_classes=10, features=(32,)), 200_000, 100),
-    "mlp": (lambda: models.mlp(num_classes=10, features=(256, 256)), 10_000, 100),
-    "cnn": (lambda: models.cnn(num_classes=10, features=(32, 64)), 2_000, 1),
+    "tiny": Case(lambda: models.mlp(num_classes=10, features=(32,)), 200_000, 100, 500, 10_000),
+    "mlp": Case(lambda: models.mlp(num_classes=10, features=(256, 256)), 10_000, 100, 100, 500),
+    "cnn": Case(lambda: models.cnn(num_classes=10, features=(32, 64)), 2_000, 1, 100, 200),
 }
 
 
@@ -103,14 +116,14 @@ def by_hand(model, optimizer, arrays, steps: int):
     return jax.jit(scanned if steps > 1 else single, donate_argnums=(0, 1))
 
 
-def time_by_hand(model, recipe, optimizer, num_steps: int, steps: int) -> tuple[float, float]:
-    """Us a step, and the mean loss of the last hundred steps."""
+def time_by_hand(case: Case, recipe, optimizer) -> tuple[float, list[float]]:
+    """Microseconds a step, and the mean losses of the first and the last interval."""
     examples = recipe.data["train"].open()
     arrays = {name: jnp.asarray(value) for name, value in examples.arrays.items()}
     stream = data.shuffled(examples, batch_size=BATCH, seed=0)
-    indices = np.stack([stream.indices(n) for n in range(num_steps)])
-    calls = jnp.asarray(indices.reshape(-1, steps, BATCH) if steps > 1 else indices)
-    call = by_hand(model, optimizer, arrays, steps)
+    shape = (-1, case.steps, BATCH) if case.steps > 1 else (-1, BATCH)
+    calls = jnp.asarray(stream.indices(0, case.num_steps).reshape(shape))
+    call = by_hand(case.model(), optimizer, arrays, case.steps)
     state = jax.jit(recipe.init)(random.named(jax.random.key(0), "init"))
     params, opt_state, value = call(state.params, state.opt_state, calls[0])
     jax.block_until_ready(value)
@@ -120,21 +133,21 @@ def time_by_hand(model, recipe, optimizer, num_steps: int, steps: int) -> tuple[
         losses.append(value)
     jax.block_until_ready(losses)
     elapsed = time.perf_counter() - began
-    hundred = max(100 // steps, 1)
-    ends = [float(np.mean(jax.device_get(part))) for part in (losses[:hundred], losses[-hundred:])]
-    return elapsed / (num_steps - steps) * 1e6, ends
+    interval = case.log_every // case.steps
+    ends = [float(np.mean(jax.device_get(part))) for part in (losses[:interval], losses[-interval:])]
+    return elapsed / (case.num_steps - case.steps) * 1e6, ends
 
 
-def time_run(recipe: Recipe, num_steps: int) -> tuple[float, list[float], str]:
-    """Microseconds a step of the run loop from its first evaluation to its end, the same two losses, and the form."""
+def time_run(case: Case, recipe: Recipe) -> tuple[float, list[float], str]:
+    """Microseconds a step of the run loop from its first evaluation to its end, the same losses, the form."""
     config = configs.freeze(
         {
             "seed": 0,
-            "num_steps": num_steps,
+            "num_steps": case.num_steps,
             "batch_size": BATCH,
-            "log_every": 100,
-            "eval_every": max(num_steps // 20 // 100 * 100, 100),
-            "checkpoint_every": num_steps,
+            "log_every": case.log_every,
+            "eval_every": case.eval_every,
+            "checkpoint_every": case.num_steps,
         }
     )
     planned = plan(recipe, batch_size=BATCH)
@@ -142,39 +155,37 @@ def time_run(recipe: Recipe, num_steps: int) -> tuple[float, list[float], str]:
     form = loop.choose_form(recipe, planned, config)
     with tempfile.TemporaryDirectory() as folder, open("/dev/null", "w") as sink:
         console = Console(file=sink, force_terminal=True, width=120)
-        show = lambda step: progress.progress(console, start=step, num_steps=num_steps)
+        show = lambda step: progress.progress(console, start=step, num_steps=case.num_steps)
         loop.train(recipe, config, planned, examples, Path(folder), show=show)
         ended = time.time()
         rows = record.read(Path(folder) / directory.METRICS)
-        # From the row after the first evaluation, which compiles, to the end of the run, checkpoint included.
-        first = next(row for row in rows if row["step"] > config.eval_every)
-        elapsed = ended - first["wall"]
-        # Rows are written one interval late.
-        return elapsed / (num_steps - first["step"] - 100) * 1e6, [rows[0]["loss"], rows[-1]["loss"]], f"{form.steps_per_call} a call"
+    # From the row after the first evaluation, which compiles, to the end of the run, its checkpoint included.
+    first = next(row for row in rows if row["step"] > case.eval_every)
+    # Rows are written one interval late.
+    measured = case.num_steps - first["step"] - case.log_every
+    losses = [rows[0]["loss"], rows[-1]["loss"]]
+    return (ended - first["wall"]) / measured * 1e6, losses, f"{form.steps_per_call} a call"
 
 
 def main(names, rounds: int = 5) -> None:
     """Measures the named cases, prints medians and paired ratios."""
     print(measure.machine())
     for name in names:
-        make_model, num_steps, steps = CASES[name]
-        model = make_model()
-        plain, optimizer = make_recipe(model, extras=False)
-        full, _ = make_recipe(model, extras=True)
-        limit = f"limit: {'scan of 100' if steps > 1 else 'jit call a step'}, by hand"
+        case = CASES[name]
+        plain, optimizer = make_recipe(case.model(), extras=False)
+        full, _ = make_recipe(case.model(), extras=True)
+        limit = f"limit: {'scan of 100' if case.steps > 1 else 'jit call a step'}, by hand"
         times: dict[str, list[float]] = {limit: [], "run loop": [], "run loop, accuracy + ema + guard": []}
         for _ in range(rounds):
-            hand, losses = time_by_hand(model, plain, optimizer, num_steps, steps)
-            run, run_losses, form = time_run(plain, num_steps)
-            extras, _, _ = time_run(full, num_steps)
-            np.testing.assert_allclose(run_losses[0], losses[0], rtol=1e-3)
-            np.testing.assert_allclose(run_losses[1], losses[1], rtol=1e-3)
+            hand, losses = time_by_hand(case, plain, optimizer)
+            run, run_losses, form = time_run(case, plain)
+            extras, _, _ = time_run(case, full)
+            np.testing.assert_allclose(run_losses, losses, rtol=1e-3)
             for row, value in zip(times.values(), (hand, run, extras)):
                 row.append(value)
-        measure.table(f"{name}: {form}, {num_steps:,} steps a round", times, "us/step", limit)
-        speeds = {key: [1 / value for value in row] for key, row in times.items()}
-        ratio = np.median([b / a for a, b in zip(speeds[limit], speeds["run loop"])])
-        print(f"  run loop reaches {ratio:.3f} of the limit's steps/s")
+        measure.table(f"{name}: {form}, {case.num_steps:,} steps a round", times, "us/step", limit)
+        ratio = np.median([a / b for a, b in zip(times[limit], times["run loop"])])
+        print(f"  run loop reaches {ratio:.3f} of the limit's steps/s", flush=True)
 
 
 if __name__ == "__main__":

@@ -232,7 +232,9 @@ def test_guard_skips_counts_and_goes_on():
 def test_guard_skips_gradients_whose_squares_overflow():
     # 1e20 squared is no float32: Adam would divide by infinity ever after.
     optimizer = optax.adam(0.1)
-    update = updates.guarded_step(updates.gradients(lambda p, e, b, k: (means.mean(p * b["x"]), ({}, e))), optimizer)
+    update = updates.guarded_step(
+        updates.gradients(lambda p, e, b, k: (means.mean(p * b["x"]), ({}, e))), optimizer
+    )
     state = updates.init_state(jnp.array(1.0), {}, optimizer)
     after, metrics = jax.jit(update)(state, {"x": jnp.full(2, 1e20)}, jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, after._replace(step=state.step), state)

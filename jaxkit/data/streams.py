@@ -65,7 +65,9 @@ class Shuffled:
         """Which examples batch `start` holds: i32[batch]; with `stop`, batches start..stop-1: i32[steps, batch]."""
         first, last = operator.index(start), operator.index(start + 1 if stop is None else stop)
         if not 0 <= first < last:
-            raise ValueError(f"step: came {start}, wanted a number >= 0" + ("" if stop is None else f" below {stop}"))
+            raise ValueError(
+                f"step: came {start}, wanted a number >= 0" + ("" if stop is None else f" below {stop}")
+            )
         size = self.examples.size
         period = _epochs_in_a_block(size) * size
         block, place = divmod(first * self.batch_size, period)

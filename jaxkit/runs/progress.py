@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 # A redraw costs about a millisecond of the thread that trains; the eye does not need more of them.
-SECONDS_BETWEEN_REDRAWS = 0.25
+SECONDS_BETWEEN_REDRAWS = 0.5
 SECONDS_BETWEEN_LINES = 5.0
 
 
