@@ -62,7 +62,7 @@ class Shuffled:
     seed: int
 
     def indices(self, start: int, stop: int | None = None) -> np.ndarray:
-        """Which examples batch `start` holds: i32[batch]; with `stop`, batches start..stop-1: i32[steps, batch]."""
+        """The examples of batch `start`: i32[batch]; with `stop`, of batches start..stop-1: i32[steps, batch]."""
         first, last = operator.index(start), operator.index(start + 1 if stop is None else stop)
         if not 0 <= first < last:
             raise ValueError(

@@ -139,7 +139,8 @@ def run(
 
     built = recipe(config)
     # The preflight and the loop trace them once between them.
-    built = built._replace(update=jax.jit(built.update), evaluate=jax.jit(built.evaluate))
+    init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))
+    built = built._replace(init=init, update=update, evaluate=evaluate)
     planned = plan(built, batch_size=config.batch_size)
     directory.check(folder, config, experiment)
     examples = {split: source.open() for split, source in built.data.items()}

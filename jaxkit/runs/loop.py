@@ -21,7 +21,7 @@ from jaxkit.means import add
 from jaxkit.recipe import Plan
 from jaxkit.runs import checkpoints, digest, directory, record
 from jaxkit.runs.progress import Progress
-from jaxkit.types import Examples, Indexed, Key, Layout, Metrics, Recipe, State, Writer
+from jaxkit.types import Examples, Indexed, Key, Metrics, Recipe, State, Writer
 
 # A CPU with several devices deadlocks when some thirty calls are under way (facts of XLA:CPU).
 MAX_CALLS_UNDER_WAY = 8
@@ -106,9 +106,7 @@ def train(
         OSError: the run directory cannot be written.
     """
     layout, form, last = recipe.layout, choose_form(recipe, plan, config), config.num_steps
-    root = jax.random.key(config.seed)
-    saved_at, state, interval, warnings = _resume(recipe, plan, workdir, root)
-    key = layout.put_state(random.named(root, "update"))
+    saved_at, state, key, interval, warnings = _begin(recipe, config, plan, workdir)
     update, calls = _feed(recipe, config, examples["train"], form, saved_at)
     update = layout.compile(update)
     evaluate = _evaluator(recipe, config, examples)
@@ -151,17 +149,23 @@ def train(
         return Outcome(state, step, ledger.evaluations, timer.first_at(), timer.read(step))
 
 
-def _resume(recipe: Recipe, plan: Plan, workdir: Path, root: Key) -> tuple[int, State, Metrics, list[str]]:
-    """The step, state and metrics of the interval to go on from, and what there is to say about it."""
+def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int, State, Key, Metrics, list[str]]:
+    """Where to go on from: step, state, the updates' key, the metrics of the interval; and what to warn of."""
+    put_state = recipe.layout.put_state
     zeros = jax.tree.map(lambda x: _exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
     warnings: list[str] = []
     abstract = {"state": plan.state, "interval": zeros}
     saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warnings.append)
+    # One program for all of it: op by op it takes longer than compiling the update.
+    key_of = lambda seed, name: random.named(jax.random.key(seed), name)
+    seed = np.uint32(config.seed)
     if saved is None:
-        state = jax.jit(recipe.init)(random.named(root, "init"))
-        return 0, recipe.layout.put_state(state), zeros, warnings
+        start = jax.jit(lambda seed: (recipe.init(key_of(seed, "init")), key_of(seed, "update")))
+        state, key = put_state(start(seed))
+        return 0, state, key, zeros, warnings
     step, tree = saved
-    return step, recipe.layout.put_state(tree["state"]), tree["interval"], warnings
+    key = put_state(jax.jit(lambda seed: key_of(seed, "update"))(seed))
+    return step, put_state(tree["state"]), key, tree["interval"], warnings
 
 
 def _ledger(
@@ -271,35 +275,35 @@ def _calls(start: int, stop: int, steps: int) -> Iterator[range]:
 
 
 def _evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) -> Callable[[State], Any]:
-    """State -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for."""
+    """Makes state -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for."""
     layout = recipe.layout
     compiled = layout.compile_evaluate(recipe.evaluate)
     average = jax.jit(updates.averaged)
     splits: dict[str, Any] = {}
-    for split, opened in examples.items():
-        if split != "train":
-            batches = data.padded(opened, batch_size=config.batch_size)
-            put = (layout.put_batch(batches[n]) for n in range(len(batches)))
-            # What fits in memory is put on the devices once.
-            splits[split] = list(put) if opened.arrays is not None else _Again(layout, batches)
+
+    def batches_of(split: str) -> Any:
+        batches = data.padded(examples[split], batch_size=config.batch_size)
+        read = lambda: (layout.put_batch(batches[n]) for n in range(len(batches)))
+        # What fits in memory is put on the devices once; anything else is read anew each time.
+        return jax.device_put(list(read())) if examples[split].arrays is not None else _Again(read)
 
     def evaluate(state: State) -> dict[str, list[Metrics]]:
         params = average(state)
-        return {
-            split: [compiled(params, state.extra, batch) for batch in batches] for split, batches in splits.items()
-        }
+        for split in examples:
+            if split != "train" and split not in splits:
+                splits[split] = batches_of(split)
+        return {name: [compiled(params, state.extra, batch) for batch in part] for name, part in splits.items()}
 
     return evaluate
 
 
 class _Again(NamedTuple):
-    """Batches that are read anew each time they are gone through."""
+    """An iterable that begins anew each time."""
 
-    layout: Layout
-    batches: Any
+    read: Callable[[], Iterator[Any]]
 
     def __iter__(self):
-        return (self.layout.put_batch(self.batches[n]) for n in range(len(self.batches)))
+        return self.read()
 
 
 def draw(recipe: Recipe, config: Any, state: State, examples: Mapping[str, Examples], workdir: Path) -> None:
