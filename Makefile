@@ -52,7 +52,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 lock:
 	$(PYTHON) -m venv $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet uv
-	$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --no-extra tensorflow \
+	$(VENV)-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --extra examples --extra dev \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --custom-compile-command "make lock" \
 	  --output-file requirements.lock
 	rm -r $(VENV)-lock

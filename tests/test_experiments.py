@@ -1,0 +1,135 @@
+"""Every experiment runs with each of its real configs, shrunk; parts are swapped by the config alone."""
+
+import importlib.util
+import sys
+import types
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkit import configs
+from jaxkit.runs import command, directory, record
+from jaxkit.types import Model
+
+TOP = Path(__file__).parent.parent
+SHRUNK = {
+    "num_steps": 4,
+    "log_every": 2,
+    "eval_every": 4,
+    "checkpoint_every": 4,
+    "batch_size": 16,
+    "picture": False,
+}
+PMAP = {"call": "jaxkit.parallel.pmap", "num_devices": 4}
+CNN = {"call": "jaxkit.models.cnn", "features": (4, 4), "dense": (8,), "num_classes": 10}
+# As deep as the real one, so it compiles as long; the width costs nothing.
+RESNET = {"call": "jaxkit.models.resnet", "depth": 18, "width": 4, "small_images": True, "num_classes": 10}
+# config file and variants -> what is changed besides to make it small. A new config is one row.
+RUNS = {
+    "digits.py": {"model": CNN},
+    "digits.py:model=mlp": {"model.features": (8,)},
+    "digits.py:model=resnet": {"model.width": 4},
+    "mnist.py": {"model": CNN},
+    "mnist.py:model=mlp": {"model.features": (8,)},
+    "cifar10.py": {"model": RESNET},
+    "cifar10.py:layout=pmap": {"model": CNN},
+}
+# Swaps of one part each, on the digits.
+SWAPS = {
+    "loss": {"loss": {"function": "jaxkit.losses.focal", "gamma": 2.0}},
+    "a loss of optax": {"loss": {"function": "optax.softmax_cross_entropy_with_integer_labels"}},
+    "optimizer": {"optimizer": {"call": "optax.sgd", "learning_rate": 0.1, "momentum": 0.9}},
+    "schedule": {
+        "optimizer.learning_rate": {"call": "optax.cosine_decay_schedule", "init_value": 0.1, "decay_steps": 4}
+    },
+    "layout": {"layout": PMAP},
+    "accumulation": {"microbatches": 4},
+    "augmentation": {"augment": {"call": "jaxkit.data.shift", "max_pixels": 1}},
+    "steps in a call": {"steps_per_call": 2},
+    "a part of the data": {"data.train": {"call": "jaxkit.data.digits", "split": "train[:50%]"}},
+    "a model of the user's own": {"model": {"call": "own_package.linear", "num_classes": 10}},
+}
+MLP = {"model.features": (8,)}
+
+
+def load_recipe(name: str):
+    spec = importlib.util.spec_from_file_location(name, TOP / "experiments" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.recipe
+
+
+def linear(*, num_classes: int):
+    """What a user writes in a module of their own."""
+
+    def init(key, inputs):
+        return jnp.zeros((int(np.prod(inputs.shape[1:])), num_classes)), {}
+
+    def apply(params, extra, inputs, *, key=None, train=False):
+        return inputs.reshape(len(inputs), -1).astype(jnp.float32) @ params, extra
+
+    return Model(init, apply)
+
+
+def train(config_name: str, changes: dict, workdir: Path):
+    config = configs.read(str(TOP / "configs" / config_name))
+    config = configs.check_fields(configs.replace(config, SHRUNK | changes))
+    assert command.run(load_recipe("image_classification"), config, experiment="x", workdir=workdir) == command.OK
+    return directory.summary(workdir), record.read(workdir / directory.METRICS)
+
+
+@pytest.fixture
+def mocked():
+    """Fake data of the right shapes for what would be downloaded."""
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=40):
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_config_runs_shrunk(name, tmp_path, request):
+    if not name.startswith("digits"):
+        request.getfixturevalue("mocked")
+    found, rows = train(name, RUNS[name], tmp_path / "run")
+    assert found["status"] == "finished"
+    assert [row["step"] for row in rows] == [2, 4]
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", SWAPS)
+def test_a_part_is_swapped_by_the_config_alone(name, tmp_path, monkeypatch):
+    own = types.ModuleType("own_package")
+    own.linear = linear
+    monkeypatch.setitem(sys.modules, "own_package", own)
+    changes = SWAPS[name] if "model" in SWAPS[name] else MLP | SWAPS[name]
+    found, rows = train("digits.py:model=mlp", changes, tmp_path / "run")
+    assert found["status"] == "finished"
+    assert np.isfinite(rows[-1]["loss"])
+
+
+def test_every_config_file_has_a_row():
+    files = {path.name for path in (TOP / "configs").glob("*.py")}
+    assert files == {name.partition(":")[0] for name in RUNS}
+
+
+def test_experiments_are_short():
+    for path in (TOP / "experiments").glob("*.py"):
+        assert len(path.read_text().splitlines()) <= 250, path
+
+
+@pytest.mark.slow
+def test_the_digits_are_learned(tmp_path):
+    # One seed of the real config; the mean over five, and that it is at least 0.993, is benchmarks/accuracy.py.
+    config = configs.read(str(TOP / "configs/digits.py"))
+    code = command.run(load_recipe("image_classification"), config, experiment="x", workdir=tmp_path / "run")
+    assert code == command.OK
+    found = directory.summary(tmp_path / "run")
+    # 360 test digits: two or three more mistakes than the usual two.
+    assert found["evaluation"]["test"]["accuracy"] >= 0.986
+    assert found["evaluation"]["test"]["calibration"]["ece"] < 0.06
+    assert (tmp_path / "run/picture.png").stat().st_size > 10_000
