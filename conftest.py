@@ -15,7 +15,10 @@ if "JAXKIT_TEST_HOME" not in os.environ:
 
 # Before jax is imported anywhere: four fake devices, on the CPU.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+)
 
 import jax
 

@@ -37,7 +37,13 @@ def get_config(arg=""):
                 {"call": "jaxkit.data.cutout", "size": 8},
             ),
         },
-        "model": {"call": "jaxkit.models.resnet", "depth": 18, "small_images": True, "num_classes": 10},
+        "model": {
+            "call": "jaxkit.models.resnet",
+            "depth": 18,
+            "small_images": True,
+            "norm": "group",
+            "num_classes": 10,
+        },
         "loss": {"function": "jaxkit.losses.cross_entropy", "label_smoothing": 0.1},
         "optimizer": {
             "call": "optax.adamw",

@@ -9,7 +9,14 @@ from jaxkit import configs
 MODELS = {
     "cnn": {"call": "jaxkit.models.cnn", "features": (32, 64), "num_classes": 10},
     "mlp": {"call": "jaxkit.models.mlp", "features": (256, 256), "num_classes": 10},
-    "resnet": {"call": "jaxkit.models.resnet", "depth": 18, "width": 16, "small_images": True, "num_classes": 10},
+    "resnet": {
+        "call": "jaxkit.models.resnet",
+        "depth": 18,
+        "width": 16,
+        "small_images": True,
+        "norm": "group",
+        "num_classes": 10,
+    },
 }
 
 

@@ -124,7 +124,7 @@ def _runs(arguments: argparse.Namespace) -> int:
     top = Path(arguments.directory)
     if not top.is_dir():
         raise UsageError(f"{top}: there is no such directory; name the one that holds the runs")
-    found = [directory.summary(path) for path in sorted(top.iterdir()) if directory.is_run(path)]
+    found = [_summary_or_damage(path) for path in sorted(top.iterdir()) if directory.is_run(path)]
     if arguments.json:
         print(json.dumps(found, indent=1))
         return 0
@@ -133,6 +133,9 @@ def _runs(arguments: argparse.Namespace) -> int:
 
     table = Table("run", "status", "step", "evaluation")
     for run in found:
+        if "error" in run:
+            table.add_row(Path(run["run"]).name, "damaged", "", run["error"])
+            continue
         results = [
             f"{split}/{name} {value:.4g}"
             for split, metrics in run["evaluation"].items()
@@ -143,6 +146,16 @@ def _runs(arguments: argparse.Namespace) -> int:
         table.add_row(Path(run["run"]).name, run["status"], step, ", ".join(results))
     Console(highlight=False).print(table if found else f"no runs in {top}")
     return 0
+
+
+def _summary_or_damage(path: Path) -> dict[str, Any]:
+    """A run's summary; of a damaged one, which must not hide the others, what is wrong with it."""
+    from jaxkit.runs import directory
+
+    try:
+        return directory.summary(path)
+    except (UsageError, OSError) as error:
+        return {"run": str(path), "status": "damaged", "error": str(error)}
 
 
 def _show(arguments: argparse.Namespace) -> int:

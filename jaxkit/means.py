@@ -23,14 +23,20 @@ def add(a: Any, b: Any) -> Any:
     return jax.tree.map(lambda x, y: x + y, a, b)
 
 
+class NothingCounted(ValueError):
+    """A mean of nothing: every example was masked, or there was none."""
+
+
 def require_examples(count: Any) -> None:
     """Raises on the host where nothing was counted; says nothing in a trace, where nan will tell.
 
     Raises:
-        ValueError: a count is zero.
+        NothingCounted: a count is zero.
     """
     if not isinstance(count, jax.core.Tracer) and not np.all(np.asarray(count)):
-        raise ValueError("mean of nothing: no example was counted; is every example masked, or the split empty?")
+        raise NothingCounted(
+            "mean of nothing: no example was counted; is every example masked, or the split empty?"
+        )
 
 
 def numbers(state: Any) -> tuple[Any, Any]:
@@ -96,6 +102,7 @@ def included(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
     """
     if mask is None:
         return jnp.ones(shape, bool)
+    checks.dtypes(mask=(mask, jnp.bool_))
     if shape[: mask.ndim] != mask.shape:
         raise ValueError(f"mask: came {checks.describe(mask)}, wanted the beginning of the values' shape {shape}")
     return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)

@@ -44,6 +44,7 @@ def classification(
         ...     models.mlp(num_classes=10), optax.softmax_cross_entropy_with_integer_labels, num_classes=10)
     """
     _check_metrics(metrics)
+    checks.at_least(1, num_classes=num_classes)
 
     def objective(params, extra, batch, key):
         outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs)
@@ -140,7 +141,10 @@ def _check_metrics(metrics: Mapping[str, Metric]) -> None:
 
 
 def _check_classes(logits, labels, num_classes: int) -> None:
-    checks.shapes(labels=(labels, "batch"), logits=(logits, f"batch {num_classes}"))
+    try:
+        checks.shapes(labels=(labels, "batch"), logits=(logits, f"batch {num_classes}"))
+    except ValueError as error:
+        raise ValueError(f"{error}; are the classes of config.model those of config.data?") from None
     checks.dtypes(labels=(labels, jnp.integer))
 
 

@@ -20,7 +20,7 @@ class Plan(NamedTuple):
     num_parameters, parameter_bytes
     state_bytes: parameters, optimizer and batch statistics
     batch_bytes: one training batch
-    flops:       of one update on the whole batch, None unless asked for
+    flops:       of one update as one device sees it, a loop counted once; None unless asked for
     slow_in_a_loop: whether this backend runs the update slowly inside a loop
     metrics:     {split: {name: abstract additive}} of what training and evaluation measure
     predictions: {name: ShapeDtypeStruct} of what `predict` returns
@@ -83,6 +83,11 @@ def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
     make_jaxpr = jax.make_jaxpr(_pair(update, "(state, metrics)"), return_shape=True)
     jaxpr, (new_state, train_metrics) = _named("update", make_jaxpr, state, batch, key)
     _check_same("update: state", state, new_state)
+    if layout.num_devices > 1 and not updates.mentions(jaxpr, ("psum", "all_reduce", "all_gather")):
+        raise checks.UsageError(
+            f"update: config.layout splits the batch over {layout.num_devices} devices, and nothing sums over"
+            " them; compose it with layout.across(gradients)"
+        )
     _check_metrics("update", train_metrics)
     metrics = {"train": train_metrics}
 

@@ -102,6 +102,8 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
 def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Update:
     """One update: divide the summed gradients once, apply the optimizer once.
 
+    A batch in which no example counts makes the parameters nan; `guarded_step` skips it.
+
     Returns:
         (state, batch, key) -> (state, metrics); `state.step` is folded into the key.
 
@@ -127,7 +129,7 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
     """A `step` that skips, and counts, what is not finite: the gradients, their squares, a metric, `extra`.
 
     A skipped step moves `state.step` on and changes nothing else; its metrics count nothing. The metric
-    "skipped" is the share of steps that were skipped.
+    "skipped" is the share of steps that were skipped. What the optimizer makes of finite gradients is not judged.
 
     Example:
         >>> def objective(params, extra, batch, key):
@@ -190,7 +192,8 @@ def ema(*, decay: float) -> optax.GradientTransformation:
     """An exponential moving average of the parameters, kept in the optimizer's state; put it last in a chain.
 
     The updates pass through unchanged. `averaged(state)` reads the average, free of the zeros it
-    started from (as in Adam: Kingma & Ba 2015, section 3).
+    started from (as in Adam: Kingma & Ba 2015, section 3). Statistics of batch normalisation are not averaged
+    with it: they are those of the newest parameters, so prefer group normalisation beside an average.
 
     Raises:
         ValueError: decay is not in [0, 1).
@@ -203,12 +206,13 @@ def ema(*, decay: float) -> optax.GradientTransformation:
         raise ValueError(f"decay: came {decay}, wanted a number in [0, 1)")
 
     def init(params):
-        return EmaState(jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        # In float32 whatever the parameters are: in bfloat16 a small step to a sum of many is no step.
+        return EmaState(jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
 
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("ema: came no params; call optimizer.update(gradients, opt_state, params)")
-        new = EmaState(jnp.ones(()), optax.apply_updates(params, updates))
+        new = EmaState(jnp.ones(()), optax.tree.cast(optax.apply_updates(params, updates), jnp.float32))
         return updates, jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state, new)
 
     return optax.GradientTransformation(init, update)
@@ -306,13 +310,20 @@ def slow_in_a_loop(jaxpr) -> bool:
         >>> slow_in_a_loop(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))))
         False
     """
-    return jax.default_backend() == "cpu" and _has_convolution(jaxpr.jaxpr)
+    return jax.default_backend() == "cpu" and mentions(jaxpr, ("conv_general_dilated",))
 
 
-def _has_convolution(jaxpr) -> bool:
+def mentions(jaxpr, primitives: tuple[str, ...]) -> bool:
+    """Whether a primitive whose name begins with one of these is anywhere in a (closed) jaxpr.
+
+    Example:
+        >>> mentions(jax.make_jaxpr(jax.jit(jnp.sin))(1.0), ("sin",))
+        True
+    """
     return any(
-        equation.primitive.name == "conv_general_dilated" or any(map(_has_convolution, _inner(equation)))
-        for equation in jaxpr.eqns
+        equation.primitive.name.startswith(primitives)
+        or any(mentions(inner, primitives) for inner in _inner(equation))
+        for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns
     )
 
 

@@ -38,6 +38,11 @@ def test_a_mask_of_another_shape_is_named():
         mean(jnp.ones(4), jnp.ones(3, bool))
 
 
+def test_a_mask_of_weights_is_refused():
+    with pytest.raises(TypeError, match=r"mask: came float32\[2\], wanted dtype bool"):
+        mean(jnp.ones(2), jnp.full(2, 0.5))
+
+
 def test_nothing_counted_is_an_error_on_the_host_and_nan_in_a_trace():
     empty = Mean(jnp.zeros(()), jnp.zeros(()))
     with pytest.raises(ValueError, match="no example was counted"):

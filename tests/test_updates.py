@@ -202,6 +202,21 @@ def test_ema_is_the_weighted_mean_of_the_parameters_seen():
     assert float(updates.averaged(state)) == pytest.approx(4 / 3, rel=1e-6)
 
 
+def test_ema_of_bfloat16_parameters_does_not_stall():
+    # 3,000 steps at a constant 1.0 average to 1.0; a sum kept in bfloat16 stops at half of it.
+    optimizer = updates.ema(decay=0.999)
+    params = jnp.ones((), jnp.bfloat16)
+    state = jax.lax.fori_loop(
+        0,
+        3000,
+        lambda _, state: optimizer.update(jnp.zeros_like(params), state, params)[1],
+        optimizer.init(params),
+    )
+    found = updates.averaged(updates.init_state(params, {}, optimizer)._replace(opt_state=state))
+    assert found.dtype == jnp.bfloat16
+    assert float(found) == 1.0
+
+
 def test_without_an_ema_the_average_is_the_parameters():
     state = updates.init_state(jnp.array(3.0), {}, optax.adam(1e-3))
     assert updates.averaged(state) is state.params

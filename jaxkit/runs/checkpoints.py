@@ -4,7 +4,10 @@ A directory without a manifest is something that a kill left behind, whatever is
 the other way round: the manifest goes first.
 """
 
+import errno
 import hashlib
+import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,10 +22,11 @@ from jaxkit.runs import files
 MANIFEST = "manifest.json"
 
 
-def save(directory: Path, step: int, tree: Any, *, keep: int = 2) -> None:
-    """Writes `tree` as the checkpoint of a step, then deletes all but the newest `keep`.
+def save(directory: Path, step: int, tree: Any, *, keep: int = 2, digest: str = "") -> None:
+    """Writes `tree` as the checkpoint of a step, then deletes all but the newest `keep` up to it.
 
-    Waits until everything is on the disk.
+    Waits until everything is on the disk. What is of later steps was passed over as damaged, and what
+    has no manifest was left behind by a kill: both go too. `digest` is that of the record at this step.
 
     Raises:
         OSError: it cannot be written; the older checkpoints are as they were.
@@ -30,29 +34,56 @@ def save(directory: Path, step: int, tree: Any, *, keep: int = 2) -> None:
     import orbax.checkpoint as ocp
 
     target = directory / str(step)
-    shutil.rmtree(target, ignore_errors=True)
+    tree = jax.device_get(tree)
+    _remove(target)
     target.mkdir(parents=True)
     try:
+        _check_free(target, sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree)))
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(target.absolute() / "state", args=ocp.args.PyTreeSave(jax.device_get(tree)))
-        files.write_json(target / MANIFEST, {"step": step, "files": _hashes(target)})
-    except BaseException:
+            checkpointer.save(target.absolute() / "state", args=ocp.args.PyTreeSave(tree))
+        files.write_json(target / MANIFEST, {"step": step, "digest": digest, "files": _hashes(target)})
+    except BaseException as error:
         shutil.rmtree(target, ignore_errors=True)
+        # TensorStore raises a ValueError for what the file system says.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code:
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
         raise
     files.sync_directory(directory)
-    for old in steps(directory)[:-keep]:
-        (directory / str(old) / MANIFEST).unlink()
-        shutil.rmtree(directory / str(old))
+    kept = [found for found in steps(directory) if found <= step][-keep:]
+    for path in directory.iterdir():
+        if _is_step(path) and int(path.name) not in kept:
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Deletes a checkpoint, the manifest first; of a link, or a file in its place, only that."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    if (path / MANIFEST).is_file():
+        (path / MANIFEST).unlink()
+    shutil.rmtree(path)
+
+
+def _check_free(directory: Path, wanted: int) -> None:
+    # Asked first: Orbax writes on several threads, and each prints a traceback of its own.
+    if shutil.disk_usage(directory).free < wanted + 2**18:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(directory))
 
 
 def check_room(directory: Path, state_bytes: int) -> None:
     """Checks before any work that the disk has room for the checkpoints of a state of that size.
 
+    `directory` is the run's; it need not be there yet.
+
     Raises:
         UsageError: it has not.
     """
     # The one that is being written beside those that are kept, and a little for everything else.
-    wanted, free = 3 * state_bytes + 2**20, shutil.disk_usage(directory).free
+    missing = max(1, 3 - len(steps(directory / "checkpoints")))
+    existing = next(path for path in (directory.absolute(), *directory.absolute().parents) if path.exists())
+    wanted, free = missing * state_bytes + 2**20, shutil.disk_usage(existing).free
     if free < wanted:
         raise UsageError(
             f"workdir: the disk has {free / 2**20:,.1f} MiB free, the checkpoints of this run take"
@@ -68,7 +99,20 @@ def steps(directory: Path) -> list[int]:
         []
     """
     found = directory.glob(f"*/{MANIFEST}")
-    return sorted(int(path.parent.name) for path in found if path.parent.name.isdigit())
+    return sorted(int(path.parent.name) for path in found if _is_step(path.parent))
+
+
+def _is_step(path: Path) -> bool:
+    return re.fullmatch(r"0|[1-9][0-9]*", path.name) is not None
+
+
+def record_digest(directory: Path, step: int) -> str | None:
+    """The digest that the record had when a step's checkpoint was written; None where it was not noted.
+
+    Example:
+        >>> record_digest(Path("there_is_no_such_directory"), 3)
+    """
+    return (files.read_json(directory / str(step) / MANIFEST) or {}).get("digest")
 
 
 def restore(directory: Path, abstract: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
@@ -94,10 +138,17 @@ def restore(directory: Path, abstract: Any, warn: Callable[[str], None]) -> tupl
 def verify(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, None where every file is what the manifest says."""
     try:
-        wanted = (files.read_json(checkpoint / MANIFEST) or {})["files"]
-    except (ValueError, KeyError, TypeError):
+        manifest = files.read_json(checkpoint / MANIFEST) or {}
+        found = _hashes(checkpoint)
+    except UsageError:
         return f"{MANIFEST} is not readable"
-    found = _hashes(checkpoint)
+    except OSError as error:
+        return f"{error.filename or checkpoint}: {error.strerror}"
+    wanted = manifest.get("files")
+    if not isinstance(wanted, dict) or not wanted:
+        return f"{MANIFEST} names no files"
+    if str(manifest.get("step")) != checkpoint.name:
+        return f"it is that of step {manifest.get('step')}"
     for name in sorted({*wanted, *found}):
         if name not in found:
             return f"{name} is missing"

@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -69,10 +70,13 @@ def explained(*, debug: bool) -> Iterator[None]:
         if isinstance(error, OSError):
             from jaxkit.runs import files
 
-            error = files.explain(error, "writing the run directory")
+            error = files.explain(error, "reading or writing a file")
         sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr)
         sys.exit(USAGE)
+    except KeyboardInterrupt:
+        print("interrupted; start the same command again", file=sys.stderr)
+        sys.exit(TRY_AGAIN)
 
 
 def parse(argv: Sequence[str]) -> Flags | None:
@@ -105,6 +109,23 @@ def parse(argv: Sequence[str]) -> Flags | None:
     return Flags(values["--config"], overrides, values.get("--workdir"), "--debug" in values)
 
 
+def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> Any:
+    """`recipe(config)`, with what it raises for a bad value in one line.
+
+    Raises:
+        UsageError: names the line of the recipe, and what is wrong there.
+    """
+    try:
+        return recipe(config)
+    except UsageError:
+        raise
+    except (ValueError, TypeError, LookupError) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((frame for frame in frames if frame.name == "recipe"), frames[-1])
+        text = f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}"
+        raise UsageError(text.splitlines()[0]) from error
+
+
 def run(
     recipe: Callable[[configs.Frozen], Any],
     config: configs.Frozen,
@@ -122,7 +143,7 @@ def run(
     """
     from rich.console import Console
 
-    from jaxkit.runs import directory
+    from jaxkit.runs import checkpoints, directory
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
@@ -137,12 +158,13 @@ def run(
 
     from jaxkit.recipe import plan
 
-    built = recipe(config)
+    built = compose(recipe, config)
     # The preflight and the loop trace them once between them.
     init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))
     built = built._replace(init=init, update=update, evaluate=evaluate)
     planned = plan(built, batch_size=config.batch_size)
     directory.check(folder, config, experiment)
+    checkpoints.check_room(folder, planned.state_bytes)
     examples = {split: source.open() for split, source in built.data.items()}
     writers = configs.build(config.writers, where="config.writers")
     with directory.claim(folder, config, experiment):
@@ -155,9 +177,10 @@ def run(
 
 
 def _train(recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str) -> int:
-    from jaxkit.runs import checkpoints, digest, directory, files, loop, progress
+    from jaxkit.runs import digest, directory, files, loop, progress
 
-    checkpoints.check_room(folder, plan.state_bytes)
+    manifests = {split: opened.manifest for split, opened in examples.items()}
+    _check_same_data(folder, manifests)
     form = loop.choose_form(recipe, plan, config)
     console.print(
         f"{plan.num_parameters:,} parameters; "
@@ -166,7 +189,6 @@ def _train(recipe, config, plan, examples, folder: Path, console, writers, finge
     )
     directory.set_status(folder, status="running")
     # Git and package versions take a moment; the first program compiles meanwhile.
-    manifests = {split: opened.manifest for split, opened in examples.items()}
     noting = _in_background(lambda: _note(folder, fingerprint, config.seed, manifests, form._asdict()))
 
     with _signals() as stopped:
@@ -196,8 +218,11 @@ def _train(recipe, config, plan, examples, folder: Path, console, writers, finge
         return TRY_AGAIN
     for split, metrics in outcome.evaluations.items():
         directory.write_evaluation(folder, split, outcome.step, metrics)
-    if recipe.picture is not None:
-        loop.draw(recipe, config, outcome.state, examples, folder)
+    if recipe.picture is not None and len(examples) > 1:
+        try:
+            loop.draw(recipe, config, outcome.state, examples, folder)
+        except Exception as error:  # a picture is no reason to lose a run
+            console.print(f"warning: no picture: {type(error).__name__}: {error}")
     sha256 = digest.sha256(outcome.state.params)
     directory.set_status(folder, status="finished", params_sha256=sha256, **done)
     files.sync_directory(folder)
@@ -210,10 +235,28 @@ def _note(
 ) -> None:
     from jaxkit.runs import directory, files, provenance
 
-    noted = provenance.collect(fingerprint=fingerprint, seed=seed, manifests=manifests)
+    noted = {**provenance.collect(fingerprint=fingerprint, seed=seed, manifests=manifests), "form": form}
     patch = provenance.patch(Path.cwd(), leave_out=folder)
-    (folder / "dirty.patch").write_bytes(patch)
-    files.write_json(folder / directory.PROVENANCE, {**noted, "form": form})
+    before = files.read_json(folder / directory.PROVENANCE)
+    # What a run was started with stays; each later start is noted beside it, with its own patch.
+    resumed = [*before.get("resumed", []), noted] if before else []
+    (folder / (f"dirty-{len(resumed)}.patch" if resumed else "dirty.patch")).write_bytes(patch)
+    files.write_json(folder / directory.PROVENANCE, {**(before or noted), "resumed": resumed})
+
+
+def _check_same_data(folder: Path, manifests: Mapping[str, Any]) -> None:
+    """Refuses to go on with other data than a run was started with."""
+    from jaxkit.data.manifests import differences
+    from jaxkit.runs import directory, files
+
+    before = (files.read_json(folder / directory.PROVENANCE) or {}).get("data", {})
+    for split, manifest in manifests.items():
+        found = differences(before[split], manifest) if split in before else []
+        if found:
+            raise UsageError(
+                f"config.data.{split}: is not the data that this run was started with: {found[0]};"
+                " restore it, or start afresh with another --workdir=DIR"
+            )
 
 
 def _sum_up(console, folder: Path) -> None:

@@ -26,9 +26,11 @@ def fold(tree: Any) -> jax.Array:
     for leaf in jax.tree.leaves(tree):
         bits = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
         bits = jax.lax.bitcast_convert_type(bits, _UNSIGNED[bits.dtype.itemsize]).reshape(-1)
-        # Odd weights, so that no bit is multiplied away; a different one for each place.
-        weights = jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761) * 2 + 1
-        total = total * jnp.uint32(16777619) + jnp.sum(bits.astype(jnp.uint32) * weights, dtype=jnp.uint32)
+        # Place and bits are mixed before they are summed: a plain weighted sum is blind to some exchanges.
+        mixed = bits.astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761))
+        mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(2246822507)
+        mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(3266489909)
+        total = total * jnp.uint32(16777619) + jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
     return total
 
 

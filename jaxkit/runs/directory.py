@@ -2,9 +2,11 @@
 
 import contextlib
 import fcntl
+import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaxkit import configs
 from jaxkit.checks import UsageError
@@ -18,6 +20,9 @@ CHECKPOINTS = "checkpoints"
 EVALUATION = "evaluation"
 LOCK = ".lock"
 
+# Whoever looks whether a run is alive holds its lock for a moment.
+_SECONDS_FOR_THE_LOCK = 1.0
+
 
 def check(workdir: Path, config: configs.Frozen, experiment: str) -> None:
     """Checks that the directory is this run's, or could be made so; changes nothing.
@@ -28,11 +33,16 @@ def check(workdir: Path, config: configs.Frozen, experiment: str) -> None:
     if is_run(workdir):
         _check_same_run(workdir, config, experiment)
         return
-    if not workdir.exists():
+    existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UsageError(f"workdir: {existing} is a file; choose another with --workdir=DIR")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UsageError(f"workdir: no permission to write in {existing}; choose another with --workdir=DIR")
+    if existing != workdir.absolute():
         return
-    if not workdir.is_dir():
-        raise UsageError(f"workdir: {workdir} is a file; choose another with --workdir=DIR")
-    others = [path.name for path in workdir.iterdir() if path.name not in (LOCK, STATUS)]
+    # A kill while the directory was being made can leave any of these.
+    ours = (LOCK, STATUS, f".{STATUS}.", f".{CONFIG}.")
+    others = [path.name for path in workdir.iterdir() if not path.name.startswith(ours)]
     if others:
         raise UsageError(
             f"workdir: {workdir} is no run directory and holds other files ({others[0]}, ...);"
@@ -54,15 +64,16 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[No
     except OSError as error:
         raise files.explain(error, "workdir") from error
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(lock):
             raise UsageError(
                 f"workdir: another process is writing in {workdir}; wait for it,"
                 " or choose another with --workdir=DIR"
-            ) from None
+            )
         # Again, now that nobody else can change it.
         check(workdir, config, experiment)
+        for path in workdir.rglob(".*"):
+            if files.is_temporary(path):
+                path.unlink()
         if not is_run(workdir):
             try:
                 # The config comes last: it is what makes the directory a run's.
@@ -71,6 +82,18 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[No
             except OSError as error:
                 raise files.explain(error, "workdir") from error
         yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    until = time.monotonic() + _SECONDS_FOR_THE_LOCK
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.05)
 
 
 def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str) -> None:
@@ -96,20 +119,28 @@ def read_config(workdir: Path) -> configs.Frozen:
         UsageError: not a run directory, or its config.json was damaged.
     """
     try:
-        return configs.from_json((workdir / CONFIG).read_text())
-    except FileNotFoundError:
+        config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{workdir}: is no run directory (it has no {CONFIG})") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{workdir / CONFIG}: is not readable ({error}); was it edited by hand?") from error
+    except OSError as error:
+        raise UsageError(f"{workdir / CONFIG}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise files.damaged(workdir / CONFIG, str(error)) from error
+    if "num_steps" not in config or not isinstance(config["num_steps"], int):
+        raise files.damaged(workdir / CONFIG, "has no number of steps, num_steps")
+    return config
 
 
 def status(workdir: Path) -> dict[str, Any]:
     """What `status.json` says; "interrupted" where it says "running" and no process is.
 
     Raises:
-        UsageError: the file is not JSON.
+        UsageError: the file is damaged.
     """
-    found = files.read_json(workdir / STATUS) or {"status": "running", "step": 0}
+    found = {"status": "running", "step": 0, "timing": {}} | (files.read_json(workdir / STATUS) or {})
+    for name, kind in (("status", str), ("step", int), ("timing", dict)):
+        if not isinstance(found[name], kind):
+            raise files.damaged(workdir / STATUS, f"{name}: came {found[name]!r}, wanted {kind.__name__}")
     if found["status"] == "running" and not _alive(workdir):
         found["status"] = "interrupted"
     return found
@@ -145,7 +176,6 @@ def summary(workdir: Path) -> dict[str, Any]:
     stands = status(workdir)
     rows = record.read(workdir / METRICS)
     newest = rows[-1] if rows else {}
-    evaluation = {path.stem: files.read_json(path) for path in sorted((workdir / EVALUATION).glob("*.json"))}
     return {
         "run": str(workdir),
         "experiment": stands.get("experiment"),
@@ -155,15 +185,22 @@ def summary(workdir: Path) -> dict[str, Any]:
         "fingerprint": configs.fingerprint(config),
         "digest": newest.get("digest"),
         "params_sha256": stands.get("params_sha256"),
-        "evaluation": {split: report["metrics"] for split, report in evaluation.items()},
-        "timing": stands.get("timing", {}),
+        "evaluation": {path.stem: _metrics(path) for path in sorted((workdir / EVALUATION).glob("*.json"))},
+        "timing": stands["timing"],
         "newest": newest,
     }
 
 
+def _metrics(path: Path) -> dict[str, Any]:
+    metrics = (files.read_json(path) or {}).get("metrics")
+    if not isinstance(metrics, dict):
+        raise files.damaged(path, "has no metrics")
+    return metrics
+
+
 def is_run(path: Path) -> bool:
     """Whether a directory is a run's."""
-    return (path / CONFIG).is_file()
+    return os.path.isfile(path / CONFIG)
 
 
 def write_evaluation(workdir: Path, split: str, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:

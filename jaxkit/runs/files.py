@@ -4,11 +4,14 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from pathlib import Path
 from typing import Any
 
 from jaxkit.checks import UsageError
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -19,7 +22,7 @@ def write_text(path: Path, text: str) -> None:
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -39,18 +42,43 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, None where there is no such file.
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no such file.
 
     Raises:
-        UsageError: the file is not JSON.
+        UsageError: the file cannot be read, or does not hold one JSON object.
     """
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: is not readable as JSON ({error}); was it edited by hand?") from error
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); move it away") from error
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+    if not isinstance(found, dict):
+        raise damaged(path, f"came {type(found).__name__}, wanted an object")
+    return found
+
+
+def damaged(path: Path, what: str) -> UsageError:
+    """One line for a file that does not hold what was written into it.
+
+    Example:
+        >>> str(damaged(Path("status.json"), "has no step"))
+        'status.json: is damaged (has no step); was it edited by hand? Restore it, or move it away'
+    """
+    return UsageError(f"{path}: is damaged ({what}); was it edited by hand? Restore it, or move it away")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file is one that `write_text` had not finished when its process was killed.
+
+    Example:
+        >>> is_temporary(Path("run/.status.json.0a1b2c3d")), is_temporary(Path("run/status.json"))
+        (True, False)
+    """
+    return _TEMPORARY.fullmatch(path.name) is not None
 
 
 def sync_directory(path: Path) -> None:
@@ -74,4 +102,6 @@ def explain(error: OSError, doing: str) -> UsageError:
         return UsageError(f"{doing}: the disk is full{where}; free some room and start the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UsageError(f"{doing}: no permission{where}; choose another with --workdir=DIR")
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+        return UsageError(f"{doing}: {error.strerror}{where}; move away what is in the place")
     return UsageError(f"{doing}: {error.strerror or error}{where}")

@@ -18,16 +18,18 @@ import numpy as np
 
 from jaxkit import data, random, updates
 from jaxkit.means import add
-from jaxkit.recipe import Plan
+from jaxkit.recipe import Plan, nbytes
 from jaxkit.runs import checkpoints, digest, directory, record
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Examples, Indexed, Key, Metrics, Recipe, State, Writer
 
-# A CPU with several devices deadlocks when some thirty calls are under way (facts of XLA:CPU).
+# A CPU with several pretended devices deadlocks when some thirty calls are under way.
 MAX_CALLS_UNDER_WAY = 8
 # A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
 MAX_FLOPS_PER_CALL = 1e10
 MAX_STEPS_PER_CALL = 200
+# Data in memory up to this size is put on the devices whole; of more, each batch is.
+MAX_BYTES_ON_DEVICES = 2**30
 
 
 class Form(NamedTuple):
@@ -120,20 +122,23 @@ def train(
             progress.message(f"warning: {warning}")
         ledger = _ledger(config, recorder, progress, writers, interval)
         timer, under_way, since, step = _timer(saved_at), collections.deque[Any](), list[Metrics](), saved_at
-        while step < last and not stopped():
+        stops = False
+        while step < last and not stops:
             count, batch = next(calls)
             state, metrics = update(state, batch, key)
             step += count
             since.append(metrics)
-            under_way.append(metrics["loss"])
+            under_way.append(metrics)
             if step - count == saved_at:
                 jax.block_until_ready(under_way)
                 timer.first(step)
             if len(under_way) > MAX_CALLS_UNDER_WAY:
                 jax.block_until_ready(under_way.popleft())
 
+            # Asked once a step: a stop that is seen is one that is saved.
+            stops = stopped()
             evaluates = step % config.eval_every == 0 or step == last
-            saves = step % config.checkpoint_every == 0 or step == last or stopped()
+            saves = step % config.checkpoint_every == 0 or step == last or stops
             if not (evaluates or saves or step % config.log_every == 0):
                 continue
             with timer.pause() if evaluates or saves else contextlib.nullcontext():
@@ -146,7 +151,13 @@ def train(
                     saved = {"state": state, "interval": ledger.interval()}
                     checkpoints.save(workdir / directory.CHECKPOINTS, step, saved)
         jax.block_until_ready(state)
-        return Outcome(state, step, ledger.evaluations, timer.first_at(), timer.read(step))
+        evaluations = ledger.evaluations
+        if saved_at == last:
+            # Killed between the last checkpoint and the report: the record has the row, the report is to come.
+            evaluations = {
+                split: _sum([_host(part) for part in parts]) for split, parts in evaluate(state).items()
+            }
+        return Outcome(state, step, evaluations, timer.first_at(), timer.read(step))
 
 
 def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int, State, Key, Metrics, list[str]]:
@@ -247,7 +258,7 @@ def _feed(
     stream = data.shuffled(examples, batch_size=config.batch_size, seed=config.seed)
     calls = _calls(start, config.num_steps, steps)
     fused = steps > 1
-    if examples.arrays is not None:
+    if examples.arrays is not None and nbytes(dict(examples.arrays)) <= MAX_BYTES_ON_DEVICES:
         update = updates.indexed(update)
         arrays = layout.put_state(dict(examples.arrays))
         indices = (stream.indices(call.start, call.stop if fused else None) for call in calls)

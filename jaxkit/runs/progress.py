@@ -31,7 +31,7 @@ def progress(console: Console, *, start: int, num_steps: int) -> Progress:
 
 def _text(values: Mapping[str, Any]) -> str:
     shown = {name: value for name, value in values.items() if isinstance(value, int | float)}
-    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if "." not in name.split("/")[-1][-4:])
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if "." not in name)
 
 
 def _bar(console: Console, start: int, num_steps: int) -> Progress:

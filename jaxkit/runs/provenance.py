@@ -53,30 +53,45 @@ def git_state(directory: Path) -> dict[str, Any]:
 def patch(directory: Path, *, leave_out: Path) -> bytes:
     """What the commit does not say: changed and new files as one patch that `git apply` takes.
 
-    Without git, or where nothing differs, it is empty. A patch of more than 10 MB is left out, and the
-    text says so. `leave_out` (the run directory) never is part of it.
+    Without git, or where nothing differs, it is empty. Where the files have more than 10 MB it is left out, and
+    the text says so. Neither `leave_out` (the run directory) nor a directory `runs` is part of it.
     """
     top = _git(directory, "rev-parse", "--show-toplevel")
-    if top is None or not _git(directory, "status", "--porcelain"):
+    if top is None:
         return b""
     root = Path(top.decode().strip())
-    exclude = [":(top,exclude)runs"]
-    if leave_out.absolute().is_relative_to(root):
-        exclude.append(f":(top,exclude){leave_out.absolute().relative_to(root)}")
+    found = _changed(root, leave_out.absolute())
+    size = sum((root / path).stat().st_size for path in found if (root / path).exists())
+    if size > MAX_PATCH_BYTES:
+        return f"# left out: the changed files have {size} bytes, more than {MAX_PATCH_BYTES}\n".encode()
+    if not found:
+        return b""
     with tempfile.TemporaryDirectory() as temporary:
         # An index of its own: the user's staging area is not touched.
         environment = {**os.environ, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
+        names = "\0".join(found).encode()
+        from_names = ("--pathspec-from-file=-", "--pathspec-file-nul")
         _git(root, "read-tree", "HEAD", environment=environment)
-        _git(root, "add", "--all", "--", ".", *exclude, environment=environment)
-        text = _git(root, "diff", "--cached", "--binary", "HEAD", "--", ".", *exclude, environment=environment)
-    if text is not None and len(text) > MAX_PATCH_BYTES:
-        return f"# left out: the patch has {len(text)} bytes, more than {MAX_PATCH_BYTES}\n".encode()
-    return text or b""
+        _git(root, "add", "--all", *from_names, environment=environment, given=names)
+        return _git(root, "diff", "--cached", "--binary", "HEAD", environment=environment) or b""
 
 
-def _git(directory: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> bytes | None:
+def _changed(root: Path, leave_out: Path) -> list[str]:
+    """The files that differ from the commit, removed ones too; no pipes, sockets or what is in a run directory."""
+    changed = _git(root, "diff", "--name-only", "-z", "HEAD") or b""
+    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
+    names = filter(None, (changed + new).decode(errors="surrogateescape").split("\0"))
+    wanted = lambda path: not path.exists() or path.is_file()
+    outside = lambda path: not path.is_relative_to(root / "runs") and not path.is_relative_to(leave_out)
+    return sorted({name for name in names if wanted(root / name) and outside(root / name)})
+
+
+def _git(
+    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None, given: bytes = b""
+) -> bytes | None:
+    command = ["git", "-C", str(directory), *arguments]
     try:
-        command = ["git", "-C", str(directory), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, env=environment, timeout=30).stdout
+        done = subprocess.run(command, check=True, capture_output=True, env=environment, input=given, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return None
+    return done.stdout

@@ -12,7 +12,7 @@ import pytest
 from jaxkit import configs, data, metrics, objectives, runs, updates
 from jaxkit.checks import UsageError
 from jaxkit.runs import checkpoints, command, directory, loop, record
-from jaxkit.types import Recipe
+from jaxkit.types import Recipe, Writer
 
 STEPS = 30
 
@@ -68,7 +68,7 @@ def config(**changes) -> configs.Frozen:
 
 
 def run(workdir: Path, config: configs.Frozen, *, stop_after: int | None = None) -> int:
-    """One process's part of a run; `stop_after` calls of the update it is asked to stop."""
+    """One process's part of a run; it is asked to stop when it has asked `stop_after` times in vain."""
     calls = iter(range(10_000))
     asked = lambda: stop_after is not None and next(calls) >= stop_after
     with pytest.MonkeyPatch.context() as patch:
@@ -115,11 +115,13 @@ def test_the_record_of_evaluation_is_that_of_the_whole_split(uninterrupted):
     assert all(round(row["test/accuracy"] * 33, 6) % 1 in (0.0, 1.0) for row in rows)
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 10, 14, 29])
+@pytest.mark.parametrize("stop_after", [0, 2, 9, 13, 28])
 def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(tmp_path, uninterrupted, stop_after):
     workdir = tmp_path / "run"
     assert run(workdir, config(), stop_after=stop_after) == command.TRY_AGAIN
-    assert directory.summary(workdir)["status"] == "interrupted"
+    stands = directory.status(workdir)
+    assert (stands["status"], stands["step"]) == ("interrupted", stop_after + 1)
+    assert checkpoints.steps(workdir / directory.CHECKPOINTS)[-1] == stop_after + 1
     assert run(workdir, config()) == command.OK
     assert final(workdir) == final(uninterrupted)
     assert without_wall(workdir) == without_wall(uninterrupted)
@@ -140,6 +142,20 @@ def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(tmp_p
     assert run(workdir, config()) == command.OK
     assert "checkpoint 30 is damaged" in capsys.readouterr().out
     assert final(workdir) == final(uninterrupted)
+    assert without_wall(workdir) == without_wall(uninterrupted)
+
+
+def test_a_run_killed_before_its_report_writes_it_when_started_again(tmp_path, uninterrupted):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    directory.set_status(workdir, status="running", params_sha256=None)
+    (workdir / "evaluation/test.json").unlink()
+    assert run(workdir, config()) == command.OK
+    found, wanted = directory.summary(workdir), directory.summary(uninterrupted)
+    assert found["evaluation"] == wanted["evaluation"]
+    assert found["params_sha256"] == wanted["params_sha256"]
     assert without_wall(workdir) == without_wall(uninterrupted)
 
 
@@ -221,6 +237,55 @@ def test_a_call_never_overshoots_an_interval(changes, steps):
     frozen = config(steps_per_call=None, **changes)
     built = recipe(frozen)
     assert loop.choose_form(built, plan(built, batch_size=32), frozen).steps_per_call == steps
+
+
+def test_other_data_is_refused_when_a_run_goes_on(tmp_path, uninterrupted):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    directory.set_status(workdir, status="running")
+    provenance = json.loads((workdir / "provenance.json").read_text())
+    provenance["data"]["train"]["sha256"] = "0" * 64
+    (workdir / "provenance.json").write_text(json.dumps(provenance))
+    with pytest.raises(UsageError, match=r"config\.data\.train: is not the data .* sha256: recorded 0000"):
+        run(workdir, config())
+
+
+def test_each_start_is_noted_beside_the_first(tmp_path):
+    assert run(tmp_path / "run", config(), stop_after=3) == command.TRY_AGAIN
+    first = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert run(tmp_path / "run", config()) == command.OK
+    noted = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert first["resumed"] == []
+    assert len(noted["resumed"]) == 1
+    assert {**noted, "resumed": []} == first
+    assert (tmp_path / "run/dirty-1.patch").is_file()
+
+
+def test_what_a_kill_left_while_the_directory_was_made_is_no_obstacle(tmp_path):
+    for name in (".lock", "status.json", ".status.json.1a2b", ".config.json.3c4d"):
+        (tmp_path / name).write_text("")
+    directory.check(tmp_path, config(), "blobs")
+
+
+def test_a_writer_is_given_every_row(tmp_path):
+    rows, closed = [], []
+    writer = Writer(lambda step, values: rows.append((step, dict(values))), lambda: closed.append(True))
+    built = recipe(config())
+    from jaxkit.recipe import plan
+
+    planned = plan(built, batch_size=32)
+    examples = {split: source.open() for split, source in built.data.items()}
+    from rich.console import Console
+
+    from jaxkit.runs import progress
+
+    show = lambda step: progress.progress(Console(quiet=True), start=step, num_steps=STEPS)
+    with directory.claim(tmp_path / "run", config(), "blobs"):
+        loop.train(built, config(), planned, examples, tmp_path / "run", show=show, writers=(writer,))
+    assert [step for step, _ in rows] == [5, 10, 15, 20, 25, 30]
+    assert set(rows[1][1]) == {"loss", "accuracy", "skipped", "test/loss", "test/accuracy"}
 
 
 def test_runs_is_lazy():

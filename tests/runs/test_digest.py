@@ -1,0 +1,53 @@
+"""Digests: whatever bit changes, they change."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxkit.runs import digest
+
+VALUES = np.linspace(-1, 1, 600, dtype=np.float32)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])
+def test_one_changed_value_changes_the_fold(dtype):
+    values = np.arange(600) % 2
+    array = jnp.asarray(values, dtype)
+    values[300] = 1 - values[300]
+    changed = jnp.asarray(values, dtype)
+    assert int(digest.fold({"w": array})) != int(digest.fold({"w": changed}))
+
+
+@pytest.mark.parametrize("distance", [1, 2, 64, 256, 512])
+def test_values_that_change_places_change_the_fold(distance):
+    # 1.0 and 2.0 differ in bits 23 to 29: places a power of two apart can cancel in a plain weighted sum.
+    array = np.ones(600, np.float32)
+    array[distance] = 2.0
+    moved = array.copy()
+    moved[0], moved[distance] = 2.0, 1.0
+    assert int(digest.fold(jnp.asarray(array))) != int(digest.fold(jnp.asarray(moved)))
+
+
+def test_every_single_bit_counts():
+    bits = VALUES[:8].view(np.uint32)
+    folds = {int(digest.fold(jnp.asarray(bits)))}
+    for place in range(8):
+        for bit in range(32):
+            flipped = bits.copy()
+            flipped[place] ^= np.uint32(1) << np.uint32(bit)
+            folds.add(int(digest.fold(jnp.asarray(flipped))))
+    assert len(folds) == 1 + 8 * 32
+
+
+def test_the_chain_depends_on_all_before():
+    first = digest.chain("", 1, {"loss": 0.5}, 7)
+    assert digest.chain(first, 2, {"loss": 0.5}, 7) != digest.chain("", 2, {"loss": 0.5}, 7)
+    assert (
+        len({digest.chain("", 1, {"loss": value}, 7) for value in (0.5, np.nextafter(0.5, 1), 1, "nan", None)})
+        == 5
+    )
+
+
+def test_sha256_depends_on_names_shapes_and_dtypes():
+    trees = [{"a": VALUES}, {"b": VALUES}, {"a": VALUES.reshape(2, -1)}, {"a": VALUES.view(np.int32)}]
+    assert len({digest.sha256(tree) for tree in trees}) == 4

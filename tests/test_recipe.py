@@ -1,0 +1,106 @@
+"""The preflight: a part that breaks its contract is named, before any data is opened."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxkit import data, objectives, parallel, updates
+from jaxkit.errors import UsageError
+from jaxkit.recipe import Recipe, plan
+from jaxkit.types import Model, Source
+
+MODEL = Model(
+    lambda key, inputs: ({"w": jax.random.normal(key, (4, 3))}, {}),
+    lambda params, extra, inputs, *, key=None, train=False: (inputs @ params["w"], extra),
+)
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+NAMES = {"inputs": "x", "targets": "y"}
+
+
+def make(layout=None, across=True, **parts) -> Recipe:
+    """A recipe that is whole, with some of its parts replaced."""
+    layout = layout or parallel.jit()
+    optimizer = optax.sgd(0.1)
+    gradients = updates.gradients(objectives.classification(MODEL, LOSS, num_classes=3, **NAMES))
+    gradients = layout.across(gradients) if across else gradients
+    source = data.arrays({"x": np.zeros((9, 4), np.float32), "y": np.zeros(9, np.int32)}, num_classes={"y": 3})
+
+    def never():
+        raise AssertionError("the preflight opened the data")
+
+    closed = Source(source.name, source.schema, never)
+    whole = Recipe(
+        data={"train": closed, "test": closed},
+        init=lambda key: updates.init_state(*MODEL.init(key, jnp.zeros((1, 4))), optimizer),
+        update=updates.step(gradients, optimizer),
+        evaluate=objectives.evaluation(MODEL, LOSS, **NAMES),
+        predict=lambda params, extra, batch: {"logits": batch["x"] @ params["w"]},
+        layout=layout,
+    )
+    return whole._replace(**parts)
+
+
+BROKEN = {
+    "no train split": ({"data": {"test": None}}, "config.data: came ['test'], wanted a split called 'train'"),
+    "init raises": ({"init": lambda key: jnp.zeros(3) @ jnp.zeros(4)}, "init: "),
+    "init gives no state": ({"init": lambda key: {}}, "init: came dict, wanted a State"),
+    "update gives no pair": ({"update": lambda s, b, k: s}, "update: came State, wanted (state, metrics)"),
+    "update changes a dtype": (
+        {"update": lambda s, b, k: (s._replace(params={"w": s.params["w"].astype(jnp.bfloat16)}), {})},
+        "update: state.params['w']: went in as float32[4,3], came out as bfloat16[4,3]",
+    ),
+    "update loses a leaf": (
+        {"update": lambda s, b, k: (s._replace(params={}), {})},
+        "update: state.params['w']: went in as float32[4,3], came out as nothing",
+    ),
+    "a metric that cannot be added": (
+        {"update": lambda s, b, k: (s, {"accuracy": jnp.zeros(())})},
+        "update: metric 'accuracy': came float32[], wanted an additive state",
+    ),
+    "evaluate raises": ({"evaluate": lambda p, e, b: b["nothing"]}, "evaluate: "),
+    "evaluate gives no dict": ({"evaluate": lambda p, e, b: b["x"]}, "evaluate: came "),
+    "predict reduces": (
+        {"predict": lambda p, e, b: {"mean": b["x"].mean()}},
+        "predict: mean: came float32[], wanted one for each of 8 examples",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_part_that_breaks_its_contract_is_named(name):
+    parts, message = BROKEN[name]
+    with pytest.raises(UsageError) as caught:
+        plan(make(**parts), batch_size=8)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layout", [parallel.jit, parallel.pmap])
+def test_a_whole_recipe_is_counted(layout):
+    found = plan(make(layout()), batch_size=8)
+    assert found.num_parameters == 12
+    assert found.parameter_bytes == 48
+    # The parameters and the step; sgd keeps nothing.
+    assert found.state_bytes == 52
+    assert found.batch_bytes == 8 * 4 * 4 + 8 * 4
+    assert found.parameters["w"].shape == (4, 3)
+    assert found.predictions["logits"].shape == (8, 3)
+
+
+def test_an_update_that_forgets_to_sum_over_the_devices_is_named():
+    with pytest.raises(UsageError, match=r"nothing sums over them; compose it with layout\.across"):
+        plan(make(parallel.pmap(), across=False), batch_size=8)
+    plan(make(parallel.jit(), across=False), batch_size=8)
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_named():
+    with pytest.raises(UsageError, match=r"config\.batch_size: 6 does not divide over the 4 devices"):
+        plan(make(parallel.pmap()), batch_size=6)
+
+
+def test_the_flops_are_those_of_the_products():
+    # Forward 2 * 8 * 4 * 3 and the same for the weights' gradient; a little for the softmax.
+    found = plan(make(), batch_size=8, count_flops=True)
+    assert 2 * 192 <= found.flops <= 3 * 192 + 8 * 3 * 20
