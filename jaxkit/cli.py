@@ -23,7 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if unknown:
             raise UsageError(f"there is no flag {unknown[0]} (see jaxkit {rest.verb} --help)")
         rest.overrides = changes
-        return rest.function(rest)
+        try:
+            code = rest.function(rest)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader had enough (`| head`); the interpreter flushes once more on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        return code
     return 2
 
 
@@ -61,11 +68,12 @@ def _plan(arguments: argparse.Namespace) -> int:
     os.environ["JAX_PLATFORMS"] = "cpu"
     import jax
 
-    num_devices = config.layout.get("num_devices", 1)
-    jax.config.update("jax_num_cpu_devices", num_devices or 1)
+    wanted = config.layout["num_devices"] if "num_devices" in config.layout else 1  # noqa: SIM401  # no .get on a config
+    jax.config.update("jax_num_cpu_devices", wanted if isinstance(wanted, int) and wanted > 0 else 1)
     from jaxkit.recipe import plan
+    from jaxkit.runs.command import compose
 
-    recipe = _recipe_of(Path(arguments.experiment))(config)
+    recipe = compose(_recipe_of(Path(arguments.experiment)), config)
     found = plan(recipe, batch_size=config.batch_size, count_flops=True)
     numbers = {
         "parameters": found.num_parameters,
@@ -90,11 +98,11 @@ def _plan(arguments: argparse.Namespace) -> int:
         table.add_row(path, str(leaf.dtype), str(leaf.shape), f"{leaf.size:,}")
     table.add_section()
     table.add_row("all", "", "", f"{found.num_parameters:,}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(f"state {_bytes(found.state_bytes)}, of it parameters {_bytes(found.parameter_bytes)}")
     console.print(f"batch {_bytes(found.batch_bytes)} over {recipe.layout.num_devices} device(s)")
-    console.print(f"one step {found.flops:,.0f} FLOPs (a loop inside the step is counted once)")
+    console.print(f"one step {found.flops:,.0f} FLOPs a device (a loop inside the step is counted once)")
     for split, metrics in found.metrics.items():
         console.print(f"{split} measures {', '.join(metrics)}")
     return 0
@@ -103,7 +111,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 def _recipe_of(path: Path) -> Callable[[Any], Any]:
     if not path.is_file():
         raise UsageError(f"{path}: there is no such experiment")
-    sys.path.insert(0, str(path.parent))
+    # As when the experiment is run: its own directory first, and the one that the command is given in.
+    sys.path[:0] = [str(path.parent)]
+    sys.path.append(os.getcwd())
     recipe = runpy.run_path(str(path)).get("recipe")
     if not callable(recipe):
         raise UsageError(f"{path}: has no function recipe(config)")
@@ -144,7 +154,7 @@ def _runs(arguments: argparse.Namespace) -> int:
         ]
         step = f"{run['step']:,}/{run['num_steps']:,}"
         table.add_row(Path(run["run"]).name, run["status"], step, ", ".join(results))
-    Console(highlight=False).print(table if found else f"no runs in {top}")
+    Console(highlight=False, markup=False).print(table if found else f"no runs in {top}")
     return 0
 
 
@@ -167,7 +177,7 @@ def _show(arguments: argparse.Namespace) -> int:
         return 0
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     for name, value in _flat(found):
         console.print(f"{name:32} {value}", soft_wrap=True)
     return 0

@@ -62,5 +62,5 @@ def test_composing_needs_neither_the_shell_nor_the_data_libraries():
 def test_a_name_that_is_not_there_lists_what_is():
     import jaxkit
 
-    with pytest.raises(AttributeError, match="module 'jaxkit' has no attribute 'optimizers'; it has: calibration"):
+    with pytest.raises(AttributeError, match="module 'jaxkit' has no attribute 'optimizers'; it has: checks"):
         _ = jaxkit.optimizers

@@ -50,6 +50,8 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
         usage: python experiment.py --config=FILE.py...
     """
     argv = sys.argv if argv is None else argv
+    # Python puts the experiment's directory there; a config may name modules beside where the command is given.
+    sys.path.append(os.getcwd())
     with explained(debug="--debug" in argv):
         flags = parse(argv)
         if flags is None:

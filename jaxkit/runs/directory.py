@@ -30,6 +30,8 @@ def check(workdir: Path, config: configs.Frozen, experiment: str) -> None:
     Raises:
         UsageError: another run's directory, or one that holds other files.
     """
+    if not str(workdir).isprintable():
+        raise UsageError(f"workdir: came {str(workdir)!r}, wanted a name that can be printed, in UTF-8")
     if is_run(workdir):
         _check_same_run(workdir, config, experiment)
         return

@@ -48,13 +48,12 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         )
     if path.exists():
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    newest = found
     file = path.open("a", encoding="utf-8")
 
     def append(step: int, values: Mapping[str, Any], parameters: int) -> dict[str, Any]:
-        nonlocal newest
-        newest = digest.chain(newest, step, values, parameters)
-        row = {"step": step, "wall": round(time.time(), 3), **values, "digest": newest}
+        nonlocal found
+        found = digest.chain(found, step, values, parameters)
+        row = {"step": step, "wall": round(time.time(), 3), **values, "digest": found}
         file.write(json.dumps(row) + "\n")
         file.flush()
         return row
@@ -63,7 +62,7 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         file.flush()
         os.fsync(file.fileno())
 
-    return Recorder(append, lambda: newest, sync, file.close)
+    return Recorder(append, lambda: found, sync, file.close)
 
 
 def read(path: Path) -> list[dict[str, Any]]:

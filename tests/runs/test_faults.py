@@ -1,0 +1,358 @@
+"""Bad luck and hostile hands: nothing is lost, nothing half-written is read as whole, a mistake is one line."""
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxkit import cli, configs
+from jaxkit.errors import UsageError
+from jaxkit.runs import checkpoints, directory, files, record
+
+TOP = Path(__file__).parent.parent.parent
+CONFIG = configs.freeze({"num_steps": 30, "seed": 0})
+METRICS = {"accuracy": 0.5}
+
+
+def tree(step: int) -> dict[str, np.ndarray]:
+    return {"weights": np.arange(6, dtype=np.float32).reshape(2, 3) + step, "step": np.array(step, np.int32)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that has everything a run leaves, written by what writes it, without training."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    with directory.claim(workdir, CONFIG, "blobs"):
+        recorder = record.recorder(workdir / directory.METRICS, after=0)
+        for step in (10, 20, 30):
+            recorder.append(step, {"loss": 1 / step}, step)
+            recorder.sync()
+            checkpoints.save(workdir / directory.CHECKPOINTS, step, tree(step), digest=recorder.digest())
+        recorder.close()
+        (workdir / directory.EVALUATION).mkdir()
+        files.write_json(workdir / "evaluation/test.json", {"split": "test", "step": 30, "metrics": METRICS})
+        directory.set_status(workdir, status="finished", step=30, params_sha256="0" * 64, timing={"total": 1.0})
+    return workdir
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """A copy, to be damaged; beside a whole one."""
+    shutil.copytree(finished, tmp_path / "runs/whole")
+    return shutil.copytree(finished, tmp_path / "runs/run")
+
+
+def restore(run: Path) -> tuple[int | None, list[str]]:
+    """The step that is gone on from, and the warnings; what is restored is always what was saved."""
+    warnings: list[str] = []
+    found = checkpoints.restore(run / "checkpoints", tree(0), warnings.append)
+    if found is None:
+        return None, warnings
+    step, values = found
+    np.testing.assert_array_equal(values["weights"], tree(step)["weights"])
+    return step, warnings
+
+
+CONTENTS = {
+    "empty": b"",
+    "garbage": b"\x00\xff\xfe",
+    "torn": b'{"status": "run',
+    "a list": b"[]\n",
+    "a number": b"3\n",
+    "null": b"null\n",
+    "deep": b"[" * 100_000,
+}
+EDITS = {
+    "status.json": [b'{"status": 7}', b'{"step": "many"}', b'{"step": null}', b'{"timing": null}'],
+    "config.json": [b"{}", b'{"num_steps": "x"}'],
+    "evaluation/test.json": [b"{}", b'{"metrics": [1]}'],
+    "metrics.jsonl": [
+        b"3\n",
+        b'{"loss": 1}\n',
+        b"\xff\n",
+        b'{"step": "x", "digest": ""}\n',
+        b"[" * 100_000 + b"\n",
+    ],
+}
+DAMAGED = [
+    *((name, content) for name in EDITS if name != "metrics.jsonl" for content in CONTENTS.values()),
+    *((name, content) for name, contents in EDITS.items() for content in contents),
+]
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED, ids=lambda x: str(x)[:24])
+def test_a_damaged_file_is_one_line_and_hides_no_other_run(run, capsys, name, content):
+    (run / name).write_bytes(content)
+    for arguments in (["show", str(run)], ["show", str(run), "--json"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(arguments)
+        error = capsys.readouterr().err
+        assert caught.value.code == 2
+        assert error.startswith(f"error: {run / name}: ")
+        assert error.count("\n") == 1
+    assert cli.main(["runs", str(run.parent)]) == 0
+    assert "damaged" in capsys.readouterr().out
+    assert cli.main(["runs", str(run.parent), "--json"]) == 0
+    found = {Path(row["run"]).name: row["status"] for row in json.loads(capsys.readouterr().out)}
+    assert found == {"run": "damaged", "whole": "finished"}
+
+
+@pytest.mark.parametrize("name", ["status.json", "evaluation/test.json", "config.json"])
+def test_a_directory_in_the_place_of_a_file_is_one_line(run, capsys, name):
+    (run / name).unlink()
+    (run / name).mkdir()
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["show", str(run)])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert cli.main(["runs", str(run.parent)]) == 0
+
+
+def test_a_missing_status_is_made_anew(run):
+    (run / "status.json").unlink()
+    assert directory.status(run)["status"] == "interrupted"
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [missing, flipped, truncated])
+def test_any_damage_to_any_file_of_a_checkpoint_is_seen(finished, tmp_path, damage):
+    for path in sorted((finished / "checkpoints/30").rglob("*")):
+        if not path.is_file():
+            continue
+        copy = tmp_path / "30"
+        shutil.copytree(path.parents[len(path.relative_to(finished / "checkpoints/30").parts) - 1], copy)
+        name = path.relative_to(finished / "checkpoints/30")
+        damage(copy / name)
+        # A manifest without its last newline, or with another letter in its digest, says the same.
+        if name.name != checkpoints.MANIFEST:
+            assert str(name) in (checkpoints.verify(copy) or ""), name
+        elif damage is missing:
+            assert checkpoints.steps(tmp_path) == []
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "[]", "{}", '{"files": [1]}', '{"step": 30, "files": {}}', '{"step": 30, "files": {"a": "b"}}'],
+)
+def test_a_manifest_of_something_else_is_passed_over(run, manifest):
+    (run / "checkpoints/30/manifest.json").write_text(manifest)
+    step, warnings = restore(run)
+    assert step == 20
+    assert "checkpoint 30 is damaged" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["25", "300"])
+def test_a_checkpoint_under_another_name_is_passed_over(run, name):
+    (run / "checkpoints/30").rename(run / "checkpoints" / name)
+    step, warnings = restore(run)
+    assert step == 20
+    assert "it is that of step 30" in warnings[0]
+
+
+@pytest.mark.parametrize("name", ["030", "²", "30.old", "-1"])
+def test_what_is_not_named_like_a_step_is_no_checkpoint(run, name):
+    (run / "checkpoints/30").rename(run / "checkpoints" / name)
+    assert checkpoints.steps(run / "checkpoints") == [20]
+    assert restore(run) == (20, [])
+
+
+def test_a_checkpoint_that_cannot_be_read_is_passed_over(run, monkeypatch):
+    whole = checkpoints._sha256
+
+    def fails(path):
+        if "30" in path.parts:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return whole(path)
+
+    monkeypatch.setattr(checkpoints, "_sha256", fails)
+    step, warnings = restore(run)
+    assert step == 20
+    assert "Input/output error" in warnings[0]
+
+
+def test_damaged_checkpoints_of_later_steps_do_not_push_out_a_new_one(run):
+    for step in (20, 30):
+        truncated(run / f"checkpoints/{step}/state/_METADATA")
+    assert restore(run)[0] is None
+    checkpoints.save(run / "checkpoints", 10, tree(10))
+    assert restore(run) == (10, [])
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["10"]
+
+
+def test_what_a_kill_left_behind_goes_with_the_next_save(run, tmp_path):
+    (run / "checkpoints/20/manifest.json").unlink()
+    (run / "checkpoints/40").write_text("in the way")
+    shutil.move(run / "checkpoints/30", tmp_path / "elsewhere")
+    (run / "checkpoints/30").symlink_to(tmp_path / "elsewhere")
+    checkpoints.save(run / "checkpoints", 40, tree(40))
+    assert checkpoints.steps(run / "checkpoints") == [30, 40]
+    checkpoints.save(run / "checkpoints", 50, tree(50))
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["40", "50"]
+    # Of a link only the link goes.
+    assert checkpoints.verify(tmp_path / "elsewhere") is not None
+    assert (tmp_path / "elsewhere/state").is_dir()
+
+
+def test_a_full_disk_is_an_error_of_the_file_system(run, monkeypatch):
+    usage = shutil.disk_usage(run)
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxkit.runs.checkpoints.shutil.disk_usage", lambda path: usage._replace(free=1000))
+        with pytest.raises(OSError, match="No space left") as caught:
+            checkpoints.save(run / "checkpoints", 40, tree(40))
+        assert caught.value.errno == errno.ENOSPC
+    assert restore(run) == (30, [])
+    assert not (run / "checkpoints/40").exists()
+
+
+def test_what_tensorstore_says_of_the_disk_is_an_error_of_the_file_system(run, monkeypatch):
+    import orbax.checkpoint as ocp
+
+    def fails(*arguments, **named):
+        raise ValueError("RESOURCE_EXHAUSTED: Error opening [os_error_code='28']")
+
+    monkeypatch.setattr(ocp.Checkpointer, "save", fails)
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoints.save(run / "checkpoints", 40, tree(40))
+    assert caught.value.errno == errno.ENOSPC
+    assert restore(run) == (30, [])
+
+
+def test_a_resumed_run_needs_room_only_for_what_is_not_there_yet(run, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(run)
+    free = lambda path: usage._replace(free=2**21 + 2**20)
+    monkeypatch.setattr("jaxkit.runs.checkpoints.shutil.disk_usage", free)
+    # Room for one checkpoint of 2 MiB: enough beside the two that are kept, not for three.
+    checkpoints.check_room(run, 2**21)
+    with pytest.raises(UsageError, match=r"the disk has 3\.0 MiB free, .* take 7\.0 MiB"):
+        checkpoints.check_room(tmp_path / "new", 2**21)
+
+
+@pytest.mark.parametrize("left", [".status.json.0a1b2c3d", ".config.json.0a1b2c3d", "status.json", ".lock"])
+def test_a_kill_while_the_directory_is_made_leaves_one_that_can_be_claimed(tmp_path, left):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / left).write_text("" if left == ".lock" else '{"status": "running"}')
+    with directory.claim(tmp_path / "run", CONFIG, "blobs"):
+        assert directory.is_run(tmp_path / "run")
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {".lock", "status.json", "config.json"}
+
+
+def test_half_written_files_go_when_the_run_goes_on(run):
+    for name in (".metrics.jsonl.0a1b2c3d", "evaluation/.test.json.0a1b2c3d"):
+        (run / name).write_text("{")
+    with directory.claim(run, CONFIG, "blobs"):
+        assert not [path for path in run.rglob("*") if files.is_temporary(path)]
+
+
+def test_looking_at_a_run_does_not_keep_it_from_starting(run):
+    # Whoever asks whether a run is alive holds its lock, shared, for a moment.
+    with (run / ".lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        timer = threading.Timer(0.2, fcntl.flock, (lock, fcntl.LOCK_UN))
+        timer.start()
+        try:
+            with directory.claim(run, CONFIG, "blobs"):
+                pass
+        finally:
+            timer.join()
+
+
+def test_a_record_that_the_checkpoint_did_not_see_is_refused(run):
+    wanted = checkpoints.record_digest(run / "checkpoints", 20)
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    changes = {"missing": "", "a row gone": rows[0], "a line broken": rows[0] + "{\n" + rows[2]}
+    for change in changes.values():
+        (run / "metrics.jsonl").write_text(change)
+        with pytest.raises(UsageError, match="rows up to step 20 are missing or changed"):
+            record.recorder(run / "metrics.jsonl", after=20, newest=wanted)
+        assert (run / "metrics.jsonl").read_text() == change
+
+
+@pytest.mark.parametrize("tail", ["", '{"step": 25, "lo', "\x00" * 50 + "\n", "null\n3\n"])
+def test_what_comes_after_the_checkpoint_is_cut_off_whatever_it_is(run, tail):
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:2]) + tail)
+    wanted = checkpoints.record_digest(run / "checkpoints", 20)
+    recorder = record.recorder(run / "metrics.jsonl", after=20, newest=wanted)
+    row = recorder.append(30, {"loss": 1 / 30}, 30)
+    recorder.close()
+    assert row["digest"] == json.loads(rows[2])["digest"]
+    assert [row["step"] for row in record.read(run / "metrics.jsonl")] == [10, 20, 30]
+
+
+@pytest.mark.parametrize("name", ["\udcff", "a\nb", "\x1b[2J"])
+def test_a_directory_that_cannot_be_named_is_refused(tmp_path, name):
+    with pytest.raises(UsageError, match="wanted a name that can be printed"):
+        directory.check(tmp_path / name, CONFIG, "blobs")
+
+
+def test_a_directory_may_be_called_anything_else(finished, tmp_path, capsys):
+    run = shutil.copytree(finished, tmp_path / "a b" / "é 雪 [red]x")
+    assert cli.main(["show", str(run)]) == 0
+    assert str(run) in capsys.readouterr().out
+    assert cli.main(["runs", str(run.parent)]) == 0
+    assert run.name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_a_reader_that_leaves_is_no_traceback(finished, flags):
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [sys.executable, "-m", "jaxkit.cli", "show", str(finished), *flags]
+    done = subprocess.run(command, check=False, cwd=TOP, stdout=writes, stderr=subprocess.PIPE, text=True)
+    os.close(writes)
+    assert done.returncode == 1
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_ends_with_the_same_bits(tmp_path):
+    """The real command, killed at its first checkpoint and while saving two later ones."""
+    flags = ["--config=configs/digits.py:model=mlp", "--config.model.features=(16,)", "--config.picture=False"]
+    flags += [
+        "--config.num_steps=40",
+        "--config.log_every=4",
+        "--config.eval_every=12",
+        "--config.checkpoint_every=5",
+    ]
+    start = [sys.executable, "experiments/image_classification.py", *flags]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*start, f"--workdir={whole}"], check=True, cwd=TOP, capture_output=True)
+    for step in (5, 15, 25):
+        process = subprocess.Popen([*start, f"--workdir={killed}"], cwd=TOP, stdout=subprocess.DEVNULL)
+        while not (killed / f"checkpoints/{step}").exists():
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert directory.summary(killed)["status"] == "interrupted"
+    subprocess.run([*start, f"--workdir={killed}"], check=True, cwd=TOP, capture_output=True)
+    one, other = directory.summary(killed), directory.summary(whole)
+    for name in ("status", "step", "digest", "params_sha256", "evaluation"):
+        assert one[name] == other[name], name
+    steps = [row["step"] for row in record.read(killed / directory.METRICS)]
+    assert steps == [row["step"] for row in record.read(whole / directory.METRICS)]
+    assert {path.name for path in (killed / "checkpoints").iterdir()} == {"35", "40"}
