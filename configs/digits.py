@@ -22,14 +22,14 @@ MODELS = {
 
 def get_config(arg=""):
     choice = configs.variants(arg, model=tuple(MODELS))
-    num_steps = 600
+    num_steps = 1_000
     return {
         "seed": 0,
         "num_steps": num_steps,
         "batch_size": 128,
         "log_every": 20,
         "eval_every": 100,
-        "checkpoint_every": 300,
+        "checkpoint_every": 500,
         "data": {
             "train": {"call": "jaxkit.data.digits", "split": "train"},
             "test": {"call": "jaxkit.data.digits", "split": "test"},

@@ -149,7 +149,9 @@ def run(
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
+    # Whoever read the output has gone: the run goes on without it.
+    console.on_broken_pipe = _discard_output  # type: ignore[method-assign]
     if directory.is_run(folder) and directory.status(folder)["status"] == "finished":
         with directory.claim(folder, config, experiment):
             console.print("This run is finished. Another --workdir=DIR starts it afresh.")
@@ -171,11 +173,15 @@ def run(
     writers = configs.build(config.writers, where="config.writers")
     with directory.claim(folder, config, experiment):
         try:
-            return _train(built, config, planned, examples, folder, console, writers, fingerprint)
-        except BaseException:
+            code = _train(built, config, planned, examples, folder, console, writers, fingerprint)
+        except BaseException as error:
             with contextlib.suppress(OSError):
-                directory.set_status(folder, status="failed")
+                status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+                directory.set_status(folder, status=status)
             raise
+    if code == OK:
+        _sum_up(console, folder)
+    return code
 
 
 def _train(recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str) -> int:
@@ -228,7 +234,6 @@ def _train(recipe, config, plan, examples, folder: Path, console, writers, finge
     sha256 = digest.sha256(outcome.state.params)
     directory.set_status(folder, status="finished", params_sha256=sha256, **done)
     files.sync_directory(folder)
-    _sum_up(console, folder)
     return OK
 
 
@@ -242,7 +247,7 @@ def _note(
     before = files.read_json(folder / directory.PROVENANCE)
     # What a run was started with stays; each later start is noted beside it, with its own patch.
     resumed = [*before.get("resumed", []), noted] if before else []
-    (folder / (f"dirty-{len(resumed)}.patch" if resumed else "dirty.patch")).write_bytes(patch)
+    files.write_bytes(folder / (f"dirty-{len(resumed)}.patch" if resumed else "dirty.patch"), patch)
     files.write_json(folder / directory.PROVENANCE, {**(before or noted), "resumed": resumed})
 
 
@@ -293,6 +298,10 @@ def _sum_up(console, folder: Path) -> None:
     console.print(str(folder), soft_wrap=True)
 
 
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _cache_programs() -> None:
     """Compiled programs are kept between processes, under the user's cache directory."""
     import jax
@@ -305,7 +314,7 @@ def _cache_programs() -> None:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """SIGTERM and Ctrl-C ask the loop to stop after the step it is in; a second Ctrl-C does not ask."""
+    """SIGTERM, SIGHUP and Ctrl-C ask the loop to stop after the step it is in; a second Ctrl-C does not ask."""
     stopped = threading.Event()
 
     def stop(number, frame):
@@ -316,7 +325,10 @@ def _signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stopped
         return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    # What is ignored stays so: nohup means that.
+    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stopped
     finally:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from jaxkit import data, random, updates
+from jaxkit.errors import UsageError
 from jaxkit.means import add
 from jaxkit.recipe import Plan, nbytes
 from jaxkit.runs import checkpoints, digest, directory, record
@@ -82,6 +83,10 @@ def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
     common = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
     divisor = lambda most: max(k for k in range(1, common + 1) if common % k == 0 and k <= max(most, 1))
     if recipe.steps_per_call is not None:
+        if not isinstance(recipe.steps_per_call, int) or recipe.steps_per_call < 1:
+            raise UsageError(
+                f"steps_per_call: came {recipe.steps_per_call!r}, wanted an int >= 1, or None to choose"
+            )
         chosen = divisor(recipe.steps_per_call)
         return Form(chosen, f"asked for {recipe.steps_per_call}; the intervals of the run divide by {common}")
     if plan.slow_in_a_loop:
@@ -116,7 +121,7 @@ def train(
 
     with (
         contextlib.closing(show(saved_at)) as progress,
-        contextlib.closing(record.recorder(workdir / directory.METRICS, after=saved_at)) as recorder,
+        contextlib.closing(_recorder(workdir, saved_at)) as recorder,
     ):
         for warning in warnings:
             progress.message(f"warning: {warning}")
@@ -149,7 +154,8 @@ def train(
                 if saves:
                     recorder.sync()
                     saved = {"state": state, "interval": ledger.interval()}
-                    checkpoints.save(workdir / directory.CHECKPOINTS, step, saved)
+                    folder = workdir / directory.CHECKPOINTS
+                    checkpoints.save(folder, step, saved, digest=recorder.digest())
         jax.block_until_ready(state)
         evaluations = ledger.evaluations
         if saved_at == last:
@@ -179,11 +185,24 @@ def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int,
     return step, put_state(tree["state"]), key, tree["interval"], warnings
 
 
+def _recorder(workdir: Path, saved_at: int) -> record.Recorder:
+    """The record, to go on after the checkpoint; it must hold what the checkpoint says that it held."""
+    newest = checkpoints.record_digest(workdir / directory.CHECKPOINTS, saved_at)
+    return record.recorder(workdir / directory.METRICS, after=saved_at, newest=newest)
+
+
 def _ledger(
     config: Any, recorder: record.Recorder, progress: Progress, writers: tuple[Writer, ...], interval: Metrics
 ) -> _Ledger:
     rows: collections.deque[_Row] = collections.deque()
     evaluations: dict[str, Metrics] = {}
+    warned: list[int] = []
+
+    def warn_once(step: int, values: Mapping[str, Any]) -> None:
+        bad = [name for name, value in values.items() if isinstance(value, str)]
+        if bad and not warned:
+            warned.append(step)
+            progress.message(f"warning: step {step}: {bad[0]} is {values[bad[0]]}; is the learning rate too high?")
 
     def flush(keep: int) -> None:
         while len(rows) > keep:
@@ -202,6 +221,7 @@ def _ledger(
         if values:
             recorder.append(row.step, values, int(row.parameters))
             progress.update(row.step, values)
+            warn_once(row.step, values)
             for writer in writers:
                 writer.write(row.step, {name: x for name, x in values.items() if isinstance(x, int | float)})
 

@@ -60,7 +60,7 @@ def _bar(console: Console, start: int, num_steps: int) -> Progress:
             bar.update(task, completed=step, values=_text(values), rate=rate, refresh=True)
             drawn = now
 
-    return Progress(update, bar.console.print, bar.stop)
+    return Progress(update, lambda text: bar.console.print(text, soft_wrap=True), bar.stop)
 
 
 def _lines(console: Console, start: int, num_steps: int) -> Progress:
@@ -73,4 +73,4 @@ def _lines(console: Console, start: int, num_steps: int) -> Progress:
             console.print(f"step {step}/{num_steps}  {_text(values)}", highlight=False)
             printed = now
 
-    return Progress(update, lambda text: console.print(text, highlight=False), lambda: None)
+    return Progress(update, lambda text: console.print(text, highlight=False, soft_wrap=True), lambda: None)

@@ -53,19 +53,21 @@ def git_state(directory: Path) -> dict[str, Any]:
 def patch(directory: Path, *, leave_out: Path) -> bytes:
     """What the commit does not say: changed and new files as one patch that `git apply` takes.
 
-    Without git, or where nothing differs, it is empty. Where the files have more than 10 MB it is left out, and
-    the text says so. Neither `leave_out` (the run directory) nor a directory `runs` is part of it.
+    Without git, or where nothing differs, it is empty. Files of more than 10 MB are left out, and the text says
+    so. Neither `leave_out` (the run directory) nor a directory `runs` is part of it.
     """
     top = _git(directory, "rev-parse", "--show-toplevel")
     if top is None:
         return b""
     root = Path(top.decode().strip())
-    found = _changed(root, leave_out.absolute())
-    size = sum((root / path).stat().st_size for path in found if (root / path).exists())
-    if size > MAX_PATCH_BYTES:
-        return f"# left out: the changed files have {size} bytes, more than {MAX_PATCH_BYTES}\n".encode()
+    found: list[str] = []
+    large: list[str] = []
+    for path in _changed(root, leave_out.absolute()):
+        huge = (root / path).exists() and (root / path).stat().st_size > MAX_PATCH_BYTES
+        (large if huge else found).append(path)
+    said = "".join(f"# left out: {path}, more than {MAX_PATCH_BYTES} bytes\n" for path in large).encode()
     if not found:
-        return b""
+        return said
     with tempfile.TemporaryDirectory() as temporary:
         # An index of its own: the user's staging area is not touched.
         environment = {**os.environ, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
@@ -73,7 +75,7 @@ def patch(directory: Path, *, leave_out: Path) -> bytes:
         from_names = ("--pathspec-from-file=-", "--pathspec-file-nul")
         _git(root, "read-tree", "HEAD", environment=environment)
         _git(root, "add", "--all", *from_names, environment=environment, given=names)
-        return _git(root, "diff", "--cached", "--binary", "HEAD", environment=environment) or b""
+        return said + (_git(root, "diff", "--cached", "--binary", "HEAD", environment=environment) or b"")
 
 
 def _changed(root: Path, leave_out: Path) -> list[str]:
