@@ -21,7 +21,6 @@ ALLOWED = (
     "jaxkit.updates",
     "jaxkit.parallel",
     "jaxkit.data",
-    "jaxkit.runs.writers",
     "optax",
     "jax.nn",
     "jax.numpy.float32",
