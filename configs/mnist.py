@@ -2,7 +2,8 @@
 
     python experiments/image_classification.py --config=configs/mnist.py
 
-Not trained to its end where it was written, so no accuracy is stated. Preparing needs a network and TensorFlow (pip install "jaxkit[tensorflow]"); training does not.
+Not trained to its end where it was written, so no accuracy is stated. Preparing
+needs a network and TensorFlow (pip install "jaxkit[tensorflow]"); training does not.
 """
 
 from jaxkit import configs
