@@ -23,6 +23,16 @@ def add(a: Any, b: Any) -> Any:
     return jax.tree.map(lambda x, y: x + y, a, b)
 
 
+def share(total: Any, parts: int) -> Any:
+    """What each of `parts` equal parts has of their sum, leaf by leaf; a counter, the same in each, stays whole.
+
+    Example:
+        >>> share({"mean": jnp.ones(()), "steps": jnp.int32(8)}, 2)
+        {'mean': Array(0.5, dtype=float32), 'steps': Array(4, dtype=int32)}
+    """
+    return jax.tree.map(lambda x: x / parts if jnp.issubdtype(x.dtype, jnp.inexact) else x // parts, total)
+
+
 class NothingCounted(ValueError):
     """A mean of nothing: every example was masked, or there was none."""
 

@@ -126,7 +126,7 @@ def test_a_batch_by_reference_is_split_over_devices(problem, form):
 @pytest.mark.parametrize("form", [Form(), Form("pmap"), Form(steps=10), Form("pmap", steps=10, indexed=True)])
 def test_a_second_call_does_not_compile(problem, form, monkeypatch):
     compiled = []
-    monkeypatch.setattr(updates.optax, "apply_updates", lambda *a: compiled.append(1) or optax_apply(*a))
+    monkeypatch.setattr(optax, "apply_updates", lambda *a: compiled.append(1) or optax_apply(*a))
     train(problem, form)
     once = len(compiled)
     assert once <= 4, "the update was traced again after its first call"
@@ -152,31 +152,33 @@ def test_gradients_are_sums_with_their_count():
 def test_each_microbatch_and_each_step_has_a_key_of_its_own():
     def objective(params, extra, batch, key):
         draw = jax.random.uniform(key)
-        return Mean(params * draw, 1.0), ({"draw": Mean(draw, jnp.ones(()))}, [*extra, draw][-4:])
+        return Mean(params * draw, 1.0), ({"draw": Mean(draw, 1.0), "square": Mean(draw**2, 1.0)}, extra)
 
-    gradients = updates.accumulate(updates.gradients(objective), microbatches=4)
-    draws = []
-
-    def collect(params, extra, batch, key):
-        summed, metrics, _ = gradients(params, [], batch, key)
-        return summed, metrics, extra
-
-    with pytest.raises(TypeError):  # extra that grows is no carry
-        gradients(jnp.ones(()), [], {"x": jnp.zeros(4)}, jax.random.key(0))
-
-    def fixed(params, extra, batch, key):
-        draw = jax.random.uniform(key)
-        return Mean(params * draw, 1.0), ({}, {"sum": extra["sum"] + draw, "last": draw})
-
-    gradients = updates.accumulate(updates.gradients(fixed), microbatches=2)
+    gradients = updates.accumulate(updates.gradients(objective), microbatches=2)
     update = updates.step(gradients, optax.sgd(0.0))
-    state = updates.init_state(jnp.ones(()), {"sum": jnp.zeros(()), "last": jnp.zeros(())}, optax.sgd(0.0))
+    state, draws = updates.init_state(jnp.ones(()), {}, optax.sgd(0.0)), []
     for _ in range(3):
-        before = state.extra["sum"]
-        state, _ = update(state, {"x": jnp.zeros(4)}, jax.random.key(0))
-        second = float(state.extra["last"])
-        draws += [float(state.extra["sum"] - before) - second, second]
-    assert len({round(draw, 5) for draw in draws}) == 6
+        state, metrics = update(state, {"x": jnp.zeros(4)}, jax.random.key(0))
+        total, square = float(metrics["draw"].total), float(metrics["square"].total)
+        # a + b and a^2 + b^2 give a and b: their difference is sqrt(2 (a^2 + b^2) - (a + b)^2).
+        apart = np.sqrt(max(2 * square - total**2, 0.0))
+        draws += [(total - apart) / 2, (total + apart) / 2]
+    assert len({round(draw, 4) for draw in draws}) == 6
+
+
+def test_every_microbatch_starts_from_the_same_extra_and_they_are_averaged():
+    def objective(params, extra, batch, key):
+        # A running mean with decay 0.9, and a counter.
+        mean = 0.9 * extra["mean"] + 0.1 * jnp.mean(batch["x"])
+        return Mean(params, 1.0), ({}, {"mean": mean, "steps": extra["steps"] + 1})
+
+    batch, extra = {"x": jnp.array([1.0, 3.0, 5.0, 7.0])}, {"mean": jnp.float32(10), "steps": jnp.int32(4)}
+    for microbatches in (1, 2, 4):
+        gradients = updates.accumulate(updates.gradients(objective), microbatches=microbatches)
+        _, _, after = gradients(jnp.ones(()), extra, batch, jax.random.key(0))
+        # 0.9 * 10 + 0.1 * 4, however the batch is split; in turn, two parts would give 8.7.
+        assert float(after["mean"]) == pytest.approx(9.4, abs=1e-5)
+        assert int(after["steps"]) == 5
 
 
 def test_microbatches_that_do_not_divide_are_named():

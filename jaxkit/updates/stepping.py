@@ -1,0 +1,91 @@
+"""From summed gradients to an update: divide once, apply the optimizer once."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxkit import random
+from jaxkit.means import Mean
+from jaxkit.types import Gradients, Params, State, Update
+
+
+def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Update:
+    """One update: divide the summed gradients once, apply the optimizer once.
+
+    A batch in which no example counts makes the parameters nan; `guarded_step` skips it.
+
+    Returns:
+        (state, batch, key) -> (state, metrics); `state.step` is folded into the key.
+
+    Example:
+        >>> def objective(params, extra, batch, key):
+        ...     return Mean(jnp.sum(params * batch["x"]), batch["x"].size), ({}, extra)
+        >>> optimizer = optax.sgd(0.1)
+        >>> from jaxkit.updates import gradients
+        >>> update = step(gradients(objective), optimizer)
+        >>> state = init_state(jnp.array(3.0), {}, optimizer)
+        >>> state, metrics = update(state, {"x": jnp.array([1.0, 5.0])}, jax.random.key(0))
+        >>> round(float(state.params), 3), int(state.step)
+        (2.7, 1)
+    """
+
+    def update(state: State, batch, key):
+        summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
+        return _apply(optimizer, state, summed.compute(), extra), metrics
+
+    return update
+
+
+def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Update:
+    """A `step` that skips, and counts, what is not finite: the gradients, their squares, a metric, `extra`.
+
+    A skipped step moves `state.step` on and changes nothing else; its metrics count nothing. The metric
+    "skipped" is the share of steps that were skipped. What the optimizer makes of finite gradients is not judged.
+
+    Example:
+        >>> def objective(params, extra, batch, key):
+        ...     return Mean(jnp.sum(params * batch["x"]), batch["x"].size), ({}, extra)
+        >>> optimizer = optax.sgd(0.1)
+        >>> from jaxkit.updates import gradients
+        >>> update = guarded_step(gradients(objective), optimizer)
+        >>> state = init_state(jnp.array(3.0), {}, optimizer)
+        >>> state, metrics = update(state, {"x": jnp.array([1.0, jnp.inf])}, jax.random.key(0))
+        >>> float(state.params), int(state.step), float(metrics["skipped"].compute())
+        (3.0, 1, 1.0)
+    """
+
+    def update(state: State, batch, key):
+        summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
+        mean = summed.compute()
+        # Judged before the optimizer, so that choosing costs no pass over its state of its own. Where the squares
+        # are finite, so are the moments that adaptive optimizers keep.
+        good = jnp.isfinite(optax.tree.norm(mean, squared=True)) & _finite((metrics, extra))
+        new = _apply(optimizer, state, mean, extra)
+        kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
+        metrics = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), metrics)
+        skipped = Mean(1.0 - good.astype(jnp.float32), jnp.float32(1))
+        return kept._replace(step=new.step), {**metrics, "skipped": skipped}
+
+    return update
+
+
+def _apply(optimizer: optax.GradientTransformation, state: State, mean: Params, extra: Any) -> State:
+    updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
+    return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, extra)
+
+
+def _finite(tree: Any) -> jax.Array:
+    inexact = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact]))
+
+
+def init_state(params: Params, extra: Any, optimizer: optax.GradientTransformation) -> State:
+    """The state before the first update.
+
+    Example:
+        >>> int(init_state({"w": jnp.ones(3)}, {}, optax.adam(1e-3)).step)
+        0
+    """
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), extra)

@@ -1,0 +1,90 @@
+"""From an objective to summed gradients."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxkit import checks, random
+from jaxkit.means import Mean, add, share
+from jaxkit.types import Gradients, Objective
+from jaxkit.updates.looping import loop
+
+
+def gradients(objective: Objective) -> Gradients:
+    """The gradients of an objective's total, as a sum with its count.
+
+    Returns:
+        (params, extra, batch, key) -> (Mean of params, {"loss": Mean, name: additive}, extra).
+
+    Raises:
+        TypeError: when traced: the objective does not return (Mean, (metrics, extra)).
+
+    Example:
+        >>> def objective(params, extra, batch, key):
+        ...     return Mean(jnp.sum(params * batch["x"]), batch["x"].size), ({}, extra)
+        >>> summed, metrics, extra = gradients(objective)(
+        ...     jnp.array(3.0), {}, {"x": jnp.array([1.0, 5.0])}, jax.random.key(0))
+        >>> float(summed.total), float(summed.compute())
+        (6.0, 3.0)
+    """
+
+    def total(params, extra, batch, key):
+        returned = objective(params, extra, batch, key)
+        try:
+            loss, (metrics, new_extra) = returned
+            return loss.total, (jax.tree.map(jnp.asarray, (loss, metrics)), new_extra)
+        except (TypeError, ValueError, AttributeError):
+            raise TypeError(
+                f"objective: came {type(returned).__name__}, wanted (Mean, ({{name: additive}}, extra))"
+            ) from None
+
+    def summed(params, extra, batch, key):
+        (_, ((loss, metrics), extra)), grads = jax.value_and_grad(total, has_aux=True)(params, extra, batch, key)
+        return Mean(grads, loss.count), {"loss": loss, **metrics}, extra
+
+    return summed
+
+
+def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None = None) -> Gradients:
+    """Sums the gradients of `microbatches` equal parts of the batch, one after the other, to save memory.
+
+    Every part starts from the same `extra`, and what they make of it is averaged, as over devices; each part has
+    a key of its own. With `unroll` None the parts are a loop in the program, except where a loop is slow: on a
+    CPU with convolutions in it.
+
+    Raises:
+        ValueError: `microbatches` is below 1; when traced: the batch does not divide.
+
+    Example:
+        >>> def objective(params, extra, batch, key):
+        ...     return Mean(jnp.sum(params * batch["x"]), batch["x"].size), ({}, extra)
+        >>> halves = accumulate(gradients(objective), microbatches=2)
+        >>> summed, _, _ = halves(jnp.array(3.0), {}, {"x": jnp.array([1.0, 5.0])}, jax.random.key(0))
+        >>> float(summed.compute())
+        3.0
+    """
+    checks.at_least(1, microbatches=microbatches)
+    if microbatches == 1:
+        return gradients
+    gradients = jax.jit(gradients)  # used for its shapes and in the loop, and traced once
+
+    def split(array):
+        if array.shape[0] % microbatches:
+            raise ValueError(
+                f"microbatches: {microbatches} do not divide the batch of {array.shape[0]}"
+                " that each device is given; change one of them"
+            )
+        return array.reshape(microbatches, array.shape[0] // microbatches, *array.shape[1:])
+
+    def summed(params, extra, batch, key):
+        def part(sums, xs):
+            number, batch = xs
+            return add(sums, gradients(params, extra, batch, random.at(key, number))), None
+
+        xs = (jnp.arange(microbatches), jax.tree.map(split, batch))
+        first = jax.tree.map(lambda x: x[0], xs)
+        shapes = jax.eval_shape(gradients, params, extra, first[1], key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        (grads, metrics, total), _ = loop(part, zeros, xs, unroll=unroll)
+        return grads, metrics, share(total, microbatches)
+
+    return summed
