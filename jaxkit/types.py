@@ -100,7 +100,10 @@ class Layout(NamedTuple):
     across:           Gradients -> Gradients, summed over what this layout splits
     compile:          Update -> Update; donates the state it is given
     compile_evaluate: Evaluate -> Evaluate, summed over what this layout splits
-    num_devices:      by how many devices a batch is divided
+    num_devices:      how many devices it uses
+    divisor:          the size of a batch must be a multiple of it
+    sums_by:          primitives of which an update that was composed with `across` has one; () for any update
+    shardings:        abstract State -> the same tree of shardings; None where all is whole on each device
     """
 
     put_state: Callable[[Any], Any]
@@ -109,6 +112,13 @@ class Layout(NamedTuple):
     compile: Callable[[Update], Update]
     compile_evaluate: Callable[[Evaluate], Evaluate]
     num_devices: int
+    divisor: int = 1
+    sums_by: tuple[str, ...] = ()
+    shardings: Callable[[Any], Any] | None = None
+
+
+Rules = Callable[[Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, jax.sharding.PartitionSpec]]
+"""{path: abstract parameter} -> {path: PartitionSpec}: over which axes of a mesh each parameter is split."""
 
 
 class Field(NamedTuple):

@@ -15,6 +15,7 @@ from jaxkit.models.feedforward import (
     mlp,
 )
 from jaxkit.models.inputs import check_images
+from jaxkit.models.normalization import Statistics, batch_norm, check_group_size
 from jaxkit.random import named
 from jaxkit.types import Model
 
@@ -28,6 +29,8 @@ def cnn(
     dense: tuple[int, ...] = (128,),
     activation: Activation = jax.nn.relu,
     dropout: float = 0.0,
+    norm: str | None = None,
+    group_size: int | None = None,
 ) -> Model:
     """Convolutions with pooling, then a multilayer perceptron on the flattened features.
 
@@ -41,6 +44,8 @@ def cnn(
         dense: the sizes of the hidden layers after the convolutions.
         activation: after each hidden layer; in a config `{"function": "jax.nn.gelu"}`.
         dropout: the fraction that is dropped before each dense layer in training; needs a key then.
+        norm: "batch" normalises after each convolution, with statistics in `extra`.
+        group_size: how many examples have statistics in common (`normalization.batch_norm`).
 
     Raises:
         TypeError: an argument of another type; inputs that are not floats.
@@ -57,6 +62,9 @@ def cnn(
     check_layers(features=features, dense=dense)
     check_activation(activation)
     check_rate(dropout=dropout)
+    if norm not in (None, "batch"):
+        raise ValueError(f'norm: came {norm!r}, wanted "batch" or None')
+    check_group_size(group_size)
     head = mlp(num_classes=num_classes, features=dense, activation=activation, dropout=dropout)
     convolutions = {f"conv_{i}": channels for i, channels in enumerate(features)}
 
@@ -74,24 +82,32 @@ def cnn(
 
     def init(key, inputs):
         size = flat_size(inputs)
-        params, before = {}, inputs.shape[3]
+        params, extra, before = {}, {}, inputs.shape[3]
         for name, channels in convolutions.items():
             shape = (kernel_size, kernel_size, before, channels)
             params[name] = affine(named(key, name), shape, gain=2.0)
+            if norm:
+                params[name]["scale"] = jnp.ones(channels)
+                extra[name] = Statistics(jnp.zeros(channels), jnp.ones(channels))
             before = channels
         flat = jax.ShapeDtypeStruct((inputs.shape[0], size), jnp.float32)
-        params["head"], extra = head.init(named(key, "head"), flat)
+        params["head"], _ = head.init(named(key, "head"), flat)
         return params, extra
 
     def apply(params, extra, inputs, *, key=None, train=False):
         _check_as_at_init(params, inputs, flat_size(inputs))
-        x = inputs.astype(jnp.float32)
+        x, after = inputs.astype(jnp.float32), {}
         for name in convolutions:
-            x = _pool(activation(_convolve(params[name], x)), pool)
+            x = _convolve(params[name], x)
+            if norm:
+                x, after[name] = batch_norm(x, extra[name], train=train, group_size=group_size)
+                x = x * _along(params[name]["scale"])
+            x = _pool(activation(x + _along(params[name]["bias"])), pool)
         x = x.reshape(x.shape[0], -1)
         if train:
             x = drop(x, key, rate=dropout, name="flat")
-        return head.apply(params["head"], extra, x, key=key, train=train)
+        logits, _ = head.apply(params["head"], {}, x, key=key, train=train)
+        return logits, after if train and norm else extra
 
     return Model(init, apply)
 
@@ -99,8 +115,12 @@ def cnn(
 def _convolve(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     """[batch, height, width, in] -> [batch, height, width, out]."""
     layout = ("NHWC", "HWIO", "NHWC")
-    x = jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", dimension_numbers=layout)
-    return x + params["bias"][None, None, None, :]
+    return jax.lax.conv_general_dilated(x, params["kernel"], (1, 1), "SAME", dimension_numbers=layout)
+
+
+def _along(x: jax.Array) -> jax.Array:
+    """[channels] -> [1, 1, 1, channels]."""
+    return x[None, None, None, :]
 
 
 def _pool(x: jax.Array, size: int) -> jax.Array:

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxkit.models.feedforward import check_sizes, kernel
 from jaxkit.models.inputs import check_images
 from jaxkit.models.linen import from_linen
+from jaxkit.models.normalization import Statistics, batch_norm, check_group_size
 from jaxkit.types import Model
 
 
@@ -20,6 +21,7 @@ def resnet(
     num_classes: int,
     depth: int = 18,
     norm: str = "batch",
+    group_size: int | None = None,
     width: int = 64,
     small_images: bool = False,
 ) -> Model:
@@ -28,13 +30,14 @@ def resnet(
     inputs: float[batch, height, width, channels] -> logits: f32[batch, num_classes]
 
     The last scale of each block starts at zero, so that each block starts as the identity. Batch statistics
-    travel in `extra`; they are those of the examples that one call sees, so with `norm="batch"` (and no other
-    part) the numbers depend on how a batch is split over microbatches and devices; with "group" they do not.
+    travel in `extra`. Without a `group_size` they are those of the examples that one call sees, and the numbers
+    depend on how a batch is split over microbatches and devices; with one, or with `norm="group"`, they do not.
 
     Args:
         num_classes: the number of outputs.
         depth: 18, 34 (blocks of two 3 x 3) or 50 (bottlenecks).
         norm: "batch" or "group" (32 groups, or as many as divide the channels).
+        group_size: with `norm="batch"`, how many examples have statistics in common (`normalization.batch_norm`).
         width: the channels of the first stage; each later stage has twice as many.
         small_images: True for images of 32 pixels or fewer: a stem that keeps their size.
 
@@ -58,17 +61,25 @@ def resnet(
         raise ValueError(f"depth: came {depth!r}, wanted one of {', '.join(map(str, _STAGES))}")
     if norm not in ("batch", "group"):
         raise ValueError(f'norm: came {norm!r}, wanted "batch" or "group"')
+    check_group_size(group_size)
     block, stages = _STAGES[depth]
     return from_linen(
         ResNet(
             num_classes=num_classes,
             stages=stages,
             block=block,
-            norm=norm,
+            norm=Norm(norm, group_size),
             width=width,
             small_images=small_images,
         )
     )
+
+
+class Norm(NamedTuple):
+    """Which normalisation: "batch" or "group", and how many examples share batch statistics."""
+
+    kind: str
+    group_size: int | None
 
 
 class ResNet(nn.Module):
@@ -77,7 +88,7 @@ class ResNet(nn.Module):
     num_classes: int
     stages: tuple[int, ...]
     block: Callable[..., nn.Module]
-    norm: str
+    norm: Norm
     width: int
     small_images: bool
 
@@ -104,7 +115,7 @@ class BasicBlock(nn.Module):
 
     features: int
     stride: int
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -121,7 +132,7 @@ class Bottleneck(nn.Module):
 
     features: int
     stride: int
-    norm: str
+    norm: Norm
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -142,7 +153,7 @@ _STAGES: dict[int, tuple[Any, tuple[int, ...]]] = {
 }
 
 
-def _shortcut(x: jax.Array, y: jax.Array, stride: int, norm: str, train: bool) -> jax.Array:
+def _shortcut(x: jax.Array, y: jax.Array, stride: int, norm: Norm, train: bool) -> jax.Array:
     """The input, projected where y has another shape. Called in a block, whose parameters it makes."""
     if x.shape == y.shape:
         return x
@@ -164,14 +175,38 @@ def _conv(features: int, size: int, stride: int, name: str) -> nn.Module:
     )
 
 
-def _normalize(norm: str, train: bool, name: str, last: bool = False) -> Callable[[jax.Array], jax.Array]:
+def _normalize(norm: Norm, train: bool, name: str, last: bool = False) -> Callable[[jax.Array], jax.Array]:
     """A normalisation; the last of a block starts with a scale of zero."""
     scale = nn.initializers.zeros if last else nn.initializers.ones
-    if norm == "batch":
-        return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, scale_init=scale, name=name)
+    if norm.kind == "batch":
+        return BatchNorm(group_size=norm.group_size, train=train, scale_init=scale, name=name)
 
     def group_norm(x):
         groups = math.gcd(32, x.shape[-1])
         return nn.GroupNorm(num_groups=groups, epsilon=1e-5, scale_init=scale, name=name)(x)
 
     return group_norm
+
+
+class BatchNorm(nn.Module):
+    """`normalization.batch_norm` with a scale and a bias; names and shapes as in Linen's."""
+
+    group_size: int | None
+    train: bool
+    scale_init: Callable[..., jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[batch, ..., channels] -> the same."""
+        shape = (x.shape[-1],)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        var = self.variable("batch_stats", "var", jnp.ones, shape)
+        running = Statistics(mean.value, var.value)
+        y, new = batch_norm(x, running, train=self.train, group_size=self.group_size)
+        if not self.is_initializing():
+            mean.value, var.value = new
+        along = (1,) * (x.ndim - 1) + shape
+        scale = self.param("scale", self.scale_init, shape).reshape(along)
+        return y * scale.astype(x.dtype) + self.param("bias", nn.initializers.zeros, shape).reshape(along).astype(
+            x.dtype
+        )

@@ -1,0 +1,163 @@
+"""The layout on a named mesh: one `jit`, parameters and batches split as rules say."""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jaxkit import checks
+from jaxkit.errors import UsageError
+from jaxkit.parallel.replicated import check_divides, have
+from jaxkit.parallel.rules import by_size
+from jaxkit.types import Indexed, Layout, Rules, State
+
+# A batch is split over both; of the parameters, "fsdp" holds a part each and gathers it where it is used.
+BATCH_AXES = ("data", "fsdp")
+
+
+def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None = None) -> Layout:
+    """One `jit` on a mesh of data x fsdp x tensor devices; XLA puts in the sums and gathers.
+
+    The batch is split over "data" and "fsdp"; the parameters, and what the optimizer keeps of them, as the rules
+    say. Random draws are those of one device: they are made for the whole batch.
+
+    Args:
+        data: devices that each have the parameters whole (of what "fsdp" and "tensor" leave).
+        fsdp: devices that each keep a part of the parameters and of the optimizer's state
+            (Rajbhandari et al. 2020, "ZeRO").
+        tensor: devices that each do a part of every matmul (Shoeybi et al. 2019, "Megatron-LM").
+        rules: {path: abstract parameter} -> {path: PartitionSpec}; None: `by_size`.
+
+    Raises:
+        UsageError: more devices than there are; when a state is put: a rule that does not fit its parameter.
+        ValueError: an axis below 1; when called: a batch that does not divide.
+
+    Example:
+        >>> mesh(data=1).num_devices
+        1
+    """
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    checks.at_least(1, **sizes)
+    number, devices = math.prod(sizes.values()), jax.devices()
+    if number > len(devices):
+        wanted = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)
+        raise UsageError(f"mesh: {wanted} takes {number} devices, but {have(devices)}")
+    made = jax.make_mesh(
+        tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices[:number]
+    )
+    rules = rules or by_size(fsdp=fsdp, tensor=tensor)
+    everywhere = NamedSharding(made, PartitionSpec())
+
+    def shardings(tree: Any) -> Any:
+        """Of a State by the rules; of anything else, whole on each device."""
+        if not isinstance(tree, State):
+            return jax.tree.map(lambda _: everywhere, tree)
+        specs = _specs(tree, rules, sizes)
+        return jax.tree.map(lambda spec: NamedSharding(made, spec), specs)
+
+    def put_batch(batch: Any, axis: int = 0):
+        if isinstance(batch, Indexed):
+            return Indexed(batch.arrays, put_batch(batch.indices, axis))
+        check_divides(batch, data * fsdp, axis)
+        split = NamedSharding(made, PartitionSpec(*[None] * axis, BATCH_AXES))
+        return jax.tree.map(lambda x: _put(x, split), batch)
+
+    def put_state(tree: Any) -> Any:
+        return jax.tree.map(_put, tree, shardings(tree))
+
+    def compile_(update):
+        def placed(state, batch, key):
+            with jax.sharding.use_abstract_mesh(made.abstract_mesh):
+                state, metrics = update(state, batch, key)
+            constrained = jax.lax.with_sharding_constraint((state, metrics), (shardings(state), everywhere))
+            return constrained
+
+        return jax.jit(placed, donate_argnums=0)
+
+    def compile_evaluate(evaluate):
+        def placed(params, extra, batch):
+            with jax.sharding.use_abstract_mesh(made.abstract_mesh):
+                metrics = evaluate(params, extra, batch)
+            return jax.lax.with_sharding_constraint(metrics, everywhere)
+
+        return jax.jit(placed)
+
+    return Layout(
+        put_state=put_state,
+        put_batch=put_batch,
+        across=lambda gradients: gradients,
+        compile=compile_,
+        compile_evaluate=compile_evaluate,
+        num_devices=number,
+        divisor=data * fsdp,
+        shardings=shardings,
+    )
+
+
+def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+    """Says how an activation is split over the mesh of the layout; does nothing outside of one.
+
+    The axes are "batch", "tensor" or None, one for each axis of x.
+
+    Example:
+        >>> constrain(jax.numpy.ones((4, 2)), "batch", "tensor").shape
+        (4, 2)
+    """
+    found = jax.sharding.get_abstract_mesh()
+    names = dict(zip(found.axis_names, found.axis_types)) if found is not None else {}
+    if any(names.get(name) != AxisType.Auto for name in (*BATCH_AXES, "tensor")):
+        return x
+    spec = PartitionSpec(*(BATCH_AXES if axis == "batch" else axis for axis in axes))
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
+def _put(x: Any, sharding: NamedSharding) -> Any:
+    if jax.process_count() == 1 or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        # A copy of its own: donating it must not delete the source.
+        return jax.device_put(x, sharding, may_alias=False)
+    # Every process has the same global array, and gives its own devices their part of it.
+    return jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__)
+
+
+def _specs(state: State, rules: Rules, sizes: dict[str, int]) -> Any:
+    """The PartitionSpec of each leaf: of a parameter by the rules, of what has its path and shape likewise."""
+    params = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
+    abstract = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
+    specs = rules(abstract)
+    for path, leaf in abstract.items():
+        _check(path, leaf, specs.get(path), sizes)
+
+    def of(path, leaf) -> PartitionSpec:
+        names = _path(path).split(".")
+        # The optimizer keeps trees like the parameters: their leaves end in a parameter's path.
+        for start in range(len(names)):
+            name = ".".join(names[start:])
+            if name in abstract and abstract[name].shape == leaf.shape:
+                return specs[name]
+        return PartitionSpec()
+
+    return jax.tree_util.tree_map_with_path(of, state)
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _check(path: str, leaf: Any, spec: Any, sizes: dict[str, int]) -> None:
+    if not isinstance(spec, PartitionSpec):
+        raise UsageError(f"rules: {path}: came {spec!r}, wanted a PartitionSpec for each parameter")
+    if len(spec) > len(leaf.shape):
+        raise UsageError(f"rules: {path}: came {spec}, but it is {checks.describe(leaf)}")
+    for axis, names in enumerate(spec):
+        names = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+        unknown = [name for name in names if name not in sizes]
+        if unknown:
+            raise UsageError(f"rules: {path}: the mesh has no axis {unknown[0]!r}; it has {', '.join(sizes)}")
+        parts = math.prod(sizes[name] for name in names)
+        if leaf.shape[axis] % parts:
+            raise UsageError(
+                f"rules: {path}: axis {axis} of {checks.describe(leaf)} does not divide over the {parts} devices"
+                f" of {', '.join(map(repr, names))}; split another axis, or leave it whole"
+            )

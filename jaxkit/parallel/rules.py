@@ -1,0 +1,95 @@
+"""Rules: over which axes of a mesh each parameter is split. A rule is a function of all parameters at once."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jax.sharding import PartitionSpec
+
+from jaxkit.errors import UsageError
+from jaxkit.types import Rules
+
+# The kernels of which tensor parallelism splits the inputs, not the outputs: the second of each pair.
+_SECOND_OF_A_PAIR = r"(^|[._])(out|output|down|dense_1)\.kernel$"
+_VOCABULARY = r"(^|\.)embedding$"
+
+
+def by_size(*, fsdp: int, tensor: int) -> Rules:
+    """Rules that fit any model: "tensor" on the outputs of a kernel, "fsdp" on its largest other axis.
+
+    A kernel of which the second of a pair is made (out, output, down) is split by its inputs instead, and an
+    embedding by its vocabulary (Shoeybi et al. 2019, "Megatron-LM"). What does not divide, and what has one
+    axis, stays whole.
+
+    Args:
+        fsdp: the size of that axis of the mesh.
+        tensor: likewise.
+
+    Example:
+        >>> rules = by_size(fsdp=4, tensor=2)
+        >>> import jax
+        >>> rules({"dense.kernel": jax.ShapeDtypeStruct((12, 6), "float32")})["dense.kernel"] == ("fsdp", "tensor")
+        True
+    """
+
+    def rules(params):
+        return {path: _by_size(path, leaf.shape, fsdp, tensor) for path, leaf in params.items()}
+
+    return rules
+
+
+def _by_size(path: str, shape: tuple[int, ...], fsdp: int, tensor: int) -> PartitionSpec:
+    axes: list[str | None] = [None] * len(shape)
+    # The leading axis of what is stacked over layers is walked along by a loop, and is never split.
+    first = 1 if path.startswith("blocks.") else 0
+    if len(shape) - first >= 2:
+        by_inputs = re.search(_SECOND_OF_A_PAIR, path) or re.search(_VOCABULARY, path)
+        wanted = len(shape) - 2 if by_inputs else len(shape) - 1
+        if tensor > 1 and shape[wanted] % tensor == 0:
+            axes[wanted] = "tensor"
+        free = [axis for axis in range(first, len(shape)) if not axes[axis] and shape[axis] % fsdp == 0]
+        if fsdp > 1 and free:
+            axes[max(free, key=lambda axis: shape[axis])] = "fsdp"
+    return PartitionSpec(*axes)
+
+
+def by_path(table: Sequence[tuple[str, Sequence[Any]]]) -> Rules:
+    r"""Rules from a table of (regular expression, axes): the first that is found in a path says how it is split.
+
+    The axes are names of the mesh's, or None, one for each axis of the parameter from the first on.
+
+    Raises:
+        UsageError: when applied: a pattern that matches no parameter, a parameter that no pattern matches.
+        ValueError: a pattern that is no regular expression.
+
+    Example:
+        >>> import jax
+        >>> rules = by_path([(r"kernel$", (None, "tensor")), (r"", ())])
+        >>> rules({"dense.kernel": jax.ShapeDtypeStruct((12, 6), "float32")})
+        Traceback (most recent call last):
+        jaxkit.errors.UsageError: rules: '' matches no parameter; ...
+    """
+    try:
+        patterns = [(re.compile(pattern), PartitionSpec(*axes)) for pattern, axes in table]
+    except (re.error, TypeError, ValueError) as error:
+        raise ValueError(f"table: {error}; wanted pairs (regular expression, axes)") from error
+
+    def rules(params: Mapping[str, Any]) -> dict[str, PartitionSpec]:
+        used, specs = set(), {}
+        for path in params:
+            n = next((n for n, (pattern, _) in enumerate(patterns) if pattern.search(path)), None)
+            if n is None:
+                raise UsageError(
+                    f'rules: no pattern matches the parameter {path}; add one, or ("", ()) as the last'
+                )
+            used.add(n)
+            specs[path] = patterns[n][1]
+        unused = [pattern.pattern for n, (pattern, _) in enumerate(patterns) if n not in used]
+        if unused:
+            raise UsageError(
+                f"rules: {unused[0]!r} matches no parameter; take it out, or mend it: the parameters are"
+                f" {', '.join(list(params)[:4])}, ..."
+            )
+        return specs
+
+    return rules
