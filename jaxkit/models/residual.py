@@ -203,7 +203,7 @@ class BatchNorm(nn.Module):
         var = self.variable("batch_stats", "var", jnp.ones, shape)
         running = Statistics(mean.value, var.value)
         y, new = batch_norm(x, running, train=self.train, group_size=self.group_size)
-        if not self.is_initializing():
+        if self.train and not self.is_initializing():
             mean.value, var.value = new
         along = (1,) * (x.ndim - 1) + shape
         scale = self.param("scale", self.scale_init, shape).reshape(along)

@@ -12,7 +12,8 @@ from flax import linen as nn
 from jaxkit import models
 from jaxkit.models.feedforward import drop, kernel
 from jaxkit.models.inputs import placeholder
-from jaxkit.models.residual import BasicBlock, Bottleneck, ResNet
+from jaxkit.models.convolutional import _pool
+from jaxkit.models.residual import BasicBlock, Bottleneck, Norm, ResNet
 from jaxkit.types import Model
 
 
@@ -138,7 +139,7 @@ def test_group_norm_has_as_many_parameters_and_no_statistics():
     assert (set(batch[1]), set(group[1])) == ({"batch_stats"}, set())
 
 
-@pytest.mark.parametrize("block", [BasicBlock(4, 1, "batch"), Bottleneck(1, 1, "group")])
+@pytest.mark.parametrize("block", [BasicBlock(4, 1, Norm("batch", None)), Bottleneck(1, 1, Norm("group", None))])
 def test_blocks_start_as_the_identity(block):
     x = np.linspace(-1, 1, 2 * 3 * 3 * 4, dtype=np.float32).reshape(2, 3, 3, 4)
     outputs, variables = jax.jit(lambda key: block.init_with_output(key, x, False))(jax.random.key(0))
@@ -149,7 +150,7 @@ def test_blocks_start_as_the_identity(block):
 
 @pytest.mark.parametrize(("small", "sides"), [(True, [32, 16, 8, 4]), (False, [8, 4, 2, 1])])
 def test_stages_halve_the_image_and_the_large_stem_quarters_it(small, sides):
-    module = ResNet(3, (1, 1, 1, 1), BasicBlock, "batch", 4, small)
+    module = ResNet(3, (1, 1, 1, 1), BasicBlock, Norm("batch", None), 4, small)
 
     def activations(key):
         return module.init_with_output(key, jnp.zeros((1, 32, 32, 3)), capture_intermediates=True, mutable=True)
@@ -301,3 +302,26 @@ def test_images_of_another_size_than_at_init_are_refused():
     params, _ = shapes_of(model, 1, 8, 8, 1)
     with pytest.raises(ValueError, match=r"float32\[1,16,16,1\], wanted images of the size that init saw"):
         jax.eval_shape(lambda params: model.apply(params, {}, jnp.zeros((1, 16, 16, 1))), params)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_pooling_has_the_values_and_gradients_of_a_window(size):
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32)
+    window = lambda x: jax.lax.reduce_window(
+        x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, size, size, 1), "VALID"
+    )
+    weights = np.random.default_rng(1).normal(size=window(x).shape).astype(np.float32)
+    for scale in (1.0, 0.3):
+        # Something to fuse with: a maximum that is compared with values computed anew loses its gradient.
+        loss = lambda x, pool, scale=scale: jnp.sum(pool(jnp.tanh(x * scale) * 0.7 + 0.1) * weights)
+        value, slope = jax.jit(jax.value_and_grad(lambda x, f=loss: f(x, lambda y: _pool(y, size))))(x)
+        wanted, wanted_slope = jax.jit(jax.value_and_grad(lambda x, f=loss: f(x, window)))(x)
+        np.testing.assert_allclose(value, wanted, rtol=1e-6)
+        np.testing.assert_allclose(slope, wanted_slope, atol=1e-6)
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_pooling_shows_a_nan_wherever_it_is(place):
+    x = np.arange(4, dtype=np.float32).reshape(1, 2, 2, 1)
+    x[0, place // 2, place % 2, 0] = np.nan
+    assert np.isnan(_pool(x, 2)).all()

@@ -50,6 +50,7 @@ TABLE = {
     "mlp dropout": Row(lambda: models.mlp(**TINY_MLP, dropout=0.5), (5,), wrong=(5,), draws=True),
     "cnn": Row(lambda: models.cnn(**TINY_CNN), (8, 8, 2), wrong=(4, 8, 8)),
     "cnn dropout": Row(lambda: models.cnn(**TINY_CNN, dropout=0.5), (8, 8, 1), wrong=(8, 8), draws=True),
+    "cnn batch norm": Row(lambda: models.cnn(**TINY_CNN, norm="batch"), (8, 8, 2), wrong=(4, 8, 8)),
     "cnn without dense": Row(lambda: models.cnn(num_classes=3, features=(4,), dense=(), pool=3), (8, 7, 1)),
     "resnet batch": Row(lambda: models.resnet(**TINY_RESNET), (8, 8, 3), wrong=(4, 8, 8), slow=True),
     # The parts that resnet 18 lacks, in one block, because compiling fifty layers takes a while.
