@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks, updates
+from jaxkit import checks, costs, updates
 from jaxkit.types import Metrics, Recipe, State
 
 __all__ = ["Plan", "Recipe", "abstract_batch", "plan"]
@@ -20,7 +20,9 @@ class Plan(NamedTuple):
     num_parameters, parameter_bytes
     state_bytes: parameters, optimizer and batch statistics
     batch_bytes: one training batch
-    flops:       of one update as one device sees it, a loop counted once; None unless asked for
+    flops:       of one update, over all devices, what is rematerialised included (`costs.flops`)
+    model_flops: 3 x those of the model forward (Chowdhery et al. 2022, "PaLM"), for utilisation; None where no
+                 split is held out to evaluate on
     slow_in_a_loop: whether this backend runs the update slowly inside a loop
     metrics:     {split: {name: abstract additive}} of what training and evaluation measure
     predictions: {name: ShapeDtypeStruct} of what `predict` returns
@@ -32,17 +34,16 @@ class Plan(NamedTuple):
     parameter_bytes: int
     state_bytes: int
     batch_bytes: int
-    flops: float | None
+    flops: float
+    model_flops: float | None
     slow_in_a_loop: bool
     metrics: Mapping[str, Metrics]
     predictions: Mapping[str, jax.ShapeDtypeStruct]
     state: State
 
 
-def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
+def plan(recipe: Recipe, *, batch_size: int) -> Plan:
     """Traces init, update, evaluate and predict on abstract arrays, and checks what they return.
-
-    Counting FLOPs lowers the update too, which takes longer.
 
     Raises:
         UsageError: names the part that broke its contract, and how.
@@ -66,16 +67,18 @@ def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
         67843
     """
     layout = recipe.layout
-    if batch_size % layout.num_devices:
+    if batch_size % layout.divisor:
         raise checks.UsageError(
-            f"config.batch_size: {batch_size} does not divide over the {layout.num_devices} devices of"
-            f" config.layout; use a multiple of {layout.num_devices}"
+            f"config.batch_size: {batch_size} does not divide over the {layout.divisor} parts of"
+            f" config.layout; use a multiple of {layout.divisor}"
         )
     if "train" not in recipe.data:
         raise checks.UsageError(f"config.data: came {sorted(recipe.data)}, wanted a split called 'train'")
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = _trace("init", recipe.init, key)
     _check_state(state)
+    if layout.shardings is not None:
+        layout.shardings(state)  # rules that do not fit are said now
 
     batch = abstract_batch(recipe, "train", batch_size)
     compiled = layout.compile(recipe.update)
@@ -83,34 +86,24 @@ def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
     make_jaxpr = jax.make_jaxpr(_pair(update, "(state, metrics)"), return_shape=True)
     jaxpr, (new_state, train_metrics) = _named("update", make_jaxpr, state, batch, key)
     _check_same("update: state", state, new_state)
-    if layout.num_devices > 1 and not updates.mentions(jaxpr, ("psum", "all_reduce", "all_gather")):
+    if layout.sums_by and not updates.mentions(jaxpr, layout.sums_by):
         raise checks.UsageError(
             f"update: config.layout splits the batch over {layout.num_devices} devices, and nothing sums over"
             " them; compose it with layout.across(gradients)"
         )
     _check_metrics("update", train_metrics)
-    metrics = {"train": train_metrics}
-
+    metrics, forward = {"train": train_metrics}, None
     for split in recipe.data:
         if split == "train":
             continue
         batch = abstract_batch(recipe, split, batch_size)
         batch["mask"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
         # Uncompiled: what a layout adds is a sum, which changes no shape.
-        metrics[split] = _trace("evaluate", recipe.evaluate, state.params, state.extra, batch)
+        make_jaxpr = jax.make_jaxpr(recipe.evaluate, return_shape=True)
+        forward, metrics[split] = _named("evaluate", make_jaxpr, state.params, state.extra, batch)
         _check_metrics("evaluate", metrics[split])
     predictions = _trace("predict", recipe.predict, state.params, state.extra, batch)
-    for name, value in predictions.items():
-        if not value.shape or value.shape[0] != batch_size:
-            raise checks.UsageError(
-                f"predict: {name}: came {checks.describe(value)}, wanted one for each of {batch_size} examples"
-            )
-
-    flops = None
-    if count_flops:
-        batch = abstract_batch(recipe, "train", batch_size)
-        costs: Any = jax.jit(update).lower(state, batch, key).cost_analysis()
-        flops = float(costs["flops"])
+    _check_predictions(predictions, batch_size)
     parameters = {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
@@ -121,11 +114,58 @@ def plan(recipe: Recipe, *, batch_size: int, count_flops: bool = False) -> Plan:
         parameter_bytes=nbytes(state.params),
         state_bytes=nbytes(state),
         batch_bytes=nbytes(abstract_batch(recipe, "train", batch_size)),
-        flops=flops,
+        flops=costs.flops(jaxpr),
+        model_flops=3 * costs.flops(forward) if forward is not None else None,
         slow_in_a_loop=updates.slow_in_a_loop(jaxpr),
         metrics=metrics,
         predictions=predictions,
         state=state,
+    )
+
+
+class Memory(NamedTuple):
+    """The bytes of one update on one device, as its compiler planned them.
+
+    arguments, outputs, aliases (outputs that reuse arguments), temporaries
+    """
+
+    arguments: int
+    outputs: int
+    aliases: int
+    temporaries: int
+
+    @property
+    def total(self) -> int:
+        """What must fit at once: arguments + outputs - aliases + temporaries."""
+        return self.arguments + self.outputs - self.aliases + self.temporaries
+
+    @property
+    def moved(self) -> int:
+        """The least that is read and written: each argument once, each output once."""
+        return self.arguments + self.outputs
+
+
+def memory(recipe: Recipe, found: Plan, *, batch_size: int) -> Memory:
+    """Compiles one update on abstract arrays and reads what it will take; nothing is allocated.
+
+    Example:
+        >>> Memory(arguments=8, outputs=6, aliases=6, temporaries=2).total
+        10
+    """
+    layout = recipe.layout
+    compiled = layout.compile(recipe.update)
+    update = lambda state, batch, key: compiled(state, layout.put_batch(batch), key)
+    state = found.state
+    if layout.shardings is not None:
+        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        state = jax.tree.map(place, state, layout.shardings(state))
+    batch, key = abstract_batch(recipe, "train", batch_size), jax.eval_shape(lambda: jax.random.key(0))
+    analysis: Any = jax.jit(update, donate_argnums=0).lower(state, batch, key).compile().memory_analysis()
+    return Memory(
+        analysis.argument_size_in_bytes,
+        analysis.output_size_in_bytes,
+        analysis.alias_size_in_bytes,
+        analysis.temp_size_in_bytes,
     )
 
 
@@ -186,6 +226,14 @@ def _check_same(part: str, before: Any, after: Any) -> None:
 
 def _paths(tree: Any):
     return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def _check_predictions(predictions: Any, batch_size: int) -> None:
+    for name, value in predictions.items():
+        if not value.shape or value.shape[0] != batch_size:
+            raise checks.UsageError(
+                f"predict: {name}: came {checks.describe(value)}, wanted one for each of {batch_size} examples"
+            )
 
 
 def _check_metrics(part: str, metrics: Any) -> None:

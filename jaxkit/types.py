@@ -103,7 +103,7 @@ class Layout(NamedTuple):
     num_devices:      how many devices it uses
     divisor:          the size of a batch must be a multiple of it
     sums_by:          primitives of which an update that was composed with `across` has one; () for any update
-    shardings:        abstract State -> the same tree of shardings; None where all is whole on each device
+    shardings:        abstract State -> the same tree of shardings; None on one device
     """
 
     put_state: Callable[[Any], Any]

@@ -14,7 +14,7 @@ LAYERS = (
     ("types", "checks", "means"),
     ("random", "losses", "metrics", "calibration", "configs"),
     ("models", "objectives", "updates", "parallel"),
-    ("recipe", "data"),
+    ("costs", "recipe", "data"),
     ("runs",),
     ("cli",),
 )

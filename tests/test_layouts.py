@@ -54,9 +54,7 @@ def train(case: str, layout: str, microbatches: int):
     model, arrays = CASES[case]()
     placed = LAYOUTS[layout]()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-3), updates.ema(decay=0.9))
-    objective = objectives.classification(
-        model, optax.softmax_cross_entropy_with_integer_labels, num_classes=4
-    )
+    objective = objectives.classification(model, optax.softmax_cross_entropy_with_integer_labels, num_classes=4)
     gradients = updates.accumulate(updates.gradients(objective), microbatches=microbatches)
     update = updates.indexed(updates.step(placed.across(gradients), optimizer))
     update = placed.compile(update)

@@ -74,7 +74,8 @@ def test_each_device_draws_with_a_key_of_its_own():
 
 def test_a_batch_that_does_not_divide_is_named():
     with pytest.raises(
-        ValueError, match="6 examples do not divide over the 4 parts of this layout; use a batch size that is a multiple of 4"
+        ValueError,
+        match="6 examples do not divide over the 4 parts of this layout; use a batch size that is a multiple of 4",
     ):
         parallel.pmap().put_batch({"x": np.zeros(6)})
 

@@ -104,6 +104,7 @@ def over_devices(
         num_devices=len(devices),
         divisor=divisor,
         sums_by=sums_by,
+        shardings=lambda tree: jax.tree.map(lambda _: everywhere, tree),
     )
 
 

@@ -10,9 +10,9 @@ import pytest
 from flax import linen as nn
 
 from jaxkit import models
+from jaxkit.models.convolutional import _pool
 from jaxkit.models.feedforward import drop, kernel
 from jaxkit.models.inputs import placeholder
-from jaxkit.models.convolutional import _pool
 from jaxkit.models.residual import BasicBlock, Bottleneck, Norm, ResNet
 from jaxkit.types import Model
 

@@ -1,0 +1,68 @@
+"""The command `jaxkit`: look at an experiment before it runs, and at runs afterwards."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from jaxkit import __version__, configs
+from jaxkit.cli import listing, planning
+from jaxkit.errors import UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code: 0 only on success, 2 for a mistake that one line explains."""
+    from jaxkit.runs.command import explained
+
+    rest, overrides = _parser().parse_known_args(argv)
+    with explained(debug=rest.debug):
+        unknown, changes = configs.split_overrides(overrides)
+        if unknown:
+            raise UsageError(f"there is no flag {unknown[0]} (see jaxkit {rest.verb} --help)")
+        rest.overrides = changes
+        try:
+            code = rest.function(rest)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader had enough (`| head`); the interpreter flushes once more on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        return code
+    return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="jaxkit",
+        description="Look at an experiment before it runs, and at runs afterwards.",
+        epilog="Training is the experiment's own command: python experiments/NAME.py --config=configs/X.py",
+    )
+    parser.add_argument("--version", action="version", version=f"jaxkit {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+    def verb(name: str, function: Callable[[Any], int], text: str) -> argparse.ArgumentParser:
+        found = verbs.add_parser(name, help=text, description=text)
+        found.add_argument("--json", action="store_true", help="print JSON, for machines")
+        found.add_argument("--debug", action="store_true", help="show tracebacks for mistakes too")
+        found.set_defaults(function=function)
+        return found
+
+    plan = verb(
+        "plan", planning.plan, "trace an experiment on shapes: parameters, FLOPs, bytes; no data, no accelerator"
+    )
+    plan.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
+    plan.add_argument(
+        "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"
+    )
+    plan.add_argument(
+        "--devices", type=int, help="how many devices to pretend (default: what the layout asks for)"
+    )
+    plan.add_argument("--device", help="the least time of a step on one: h200, a100, tpu-v5e, ...")
+    plan.add_argument("--shardings", action="store_true", help="how each array is split, and its bytes a device")
+    plan.add_argument("--memory", action="store_true", help="compile the step, and say what it takes on a device")
+    runs = verb("runs", listing.runs, "list the runs in a directory")
+    runs.add_argument("directory", nargs="?", default="runs", help="where to look (default: runs)")
+    show = verb("show", listing.show, "show one run: status, results, timing")
+    show.add_argument("run", help="a run directory")
+    return parser

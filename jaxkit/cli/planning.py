@@ -1,0 +1,152 @@
+"""`jaxkit plan`: the preflight, printed."""
+
+import argparse
+import json
+import math
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jaxkit import configs
+from jaxkit.errors import UsageError
+
+
+def plan(arguments: argparse.Namespace) -> int:
+    """Traces an experiment on shapes and prints what it comes to."""
+    config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
+    # Shapes need no accelerator, and as many devices as the layout asks for can be pretended.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", arguments.devices or _devices_of(config.layout))
+    from jaxkit import costs, recipe
+    from jaxkit.runs.command import compose
+
+    made = compose(_recipe_of(Path(arguments.experiment)), config)
+    on = costs.device(arguments.device) if arguments.device else None
+    found = recipe.plan(made, batch_size=config.batch_size)
+    # The table of bytes on one device, and with it the least time of a step, need the compiler.
+    memory = (
+        recipe.memory(made, found, batch_size=config.batch_size) if arguments.memory or arguments.device else None
+    )
+    number = made.layout.num_devices
+    numbers = {
+        "parameters": found.num_parameters,
+        "parameter_bytes": found.parameter_bytes,
+        "state_bytes": found.state_bytes,
+        "batch_bytes": found.batch_bytes,
+        "flops_per_step": found.flops,
+        "model_flops_per_step": found.model_flops,
+        "num_devices": number,
+        "metrics": {split: list(metrics) for split, metrics in found.metrics.items()},
+        "fingerprint": configs.fingerprint(config),
+    }
+    if memory:
+        numbers["memory_per_device"] = {**memory._asdict(), "total": memory.total}
+        numbers["flops_per_byte"] = found.flops / number / memory.moved
+    if on and memory:
+        floor = costs.floor_seconds(on, flops=found.flops / number, moved=memory.moved)
+        numbers["floor_seconds"] = {
+            "device": arguments.device,
+            "seconds": floor,
+            "fits": memory.total <= on.memory,
+        }
+    rows = _rows(found.state, made.layout) if arguments.shardings else []
+    if arguments.json:
+        shapes = {path: [str(leaf.dtype), list(leaf.shape)] for path, leaf in found.parameters.items()}
+        table = [dict(zip(("path", "dtype", "shape", "sharding", "bytes_per_device"), row)) for row in rows]
+        print(json.dumps({**numbers, "arrays": shapes} | ({"shardings": table} if rows else {}), indent=1))
+        return 0
+    _print(found, numbers, rows)
+    return 0
+
+
+def _devices_of(layout: Any) -> int:
+    """How many devices a layout of ours asks for by its arguments."""
+    names = ("num_devices",) if "num_devices" in layout else ("data", "fsdp", "tensor")
+    sizes = [layout[name] for name in names if name in layout]
+    return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
+
+
+def _rows(state: Any, layout: Any) -> list[tuple[str, str, list[int], str, int]]:
+    """Of each array: path, dtype, shape, how it is split, its bytes on one device."""
+    import jax
+
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    shardings = jax.tree.leaves(layout.shardings(state)) if layout.shardings else [None] * len(leaves)
+    rows = []
+    for (path, leaf), sharding in zip(leaves, shardings):
+        shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
+        split = [str(axes) if axes else "-" for axes in sharding.spec] if sharding else []
+        said = " ".join(split) if any(axes != "-" for axes in split) else "whole"
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        rows.append((name, str(leaf.dtype), list(leaf.shape), said, math.prod(shape) * leaf.dtype.itemsize))
+    return rows
+
+
+def _print(found: Any, numbers: dict[str, Any], rows: list[Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    if rows:
+        table = Table("array", "dtype", "shape", "split", "bytes a device")
+        for path, dtype, shape, split, size in rows:
+            table.add_row(path, dtype, str(tuple(shape)), split, f"{size:,}")
+        table.add_section()
+        table.add_row("all", "", "", "", f"{sum(row[-1] for row in rows):,}")
+    else:
+        table = Table("parameter", "dtype", "shape", "size")
+        for path, leaf in found.parameters.items():
+            table.add_row(path, str(leaf.dtype), str(leaf.shape), f"{leaf.size:,}")
+        table.add_section()
+        table.add_row("all", "", "", f"{found.num_parameters:,}")
+    table.columns[0].overflow = "fold"
+    table.columns[-1].justify = "right"
+    console.print(table)
+    for line in _lines(found, numbers):
+        console.print(line, soft_wrap=True)
+
+
+def _lines(found: Any, numbers: dict[str, Any]):
+    yield f"state {_bytes(found.state_bytes)}, of it parameters {_bytes(found.parameter_bytes)}"
+    yield f"batch {_bytes(found.batch_bytes)} over {numbers['num_devices']} device(s)"
+    yield f"one step {found.flops:.4g} FLOPs in matmuls and convolutions" + (
+        f"; 3 x forward is {found.model_flops:.4g}" if found.model_flops is not None else ""
+    )
+    if "memory_per_device" in numbers:
+        memory = numbers["memory_per_device"]
+        parts = ", ".join(
+            f"{name} {_bytes(memory[name])}" for name in ("arguments", "outputs", "aliases", "temporaries")
+        )
+        yield f"on a device {_bytes(memory['total'])}: {parts} (as compiled for a CPU)"
+        yield f"{numbers['flops_per_byte']:,.0f} FLOPs for each byte of state and batch that is read or written"
+    if "floor_seconds" in numbers:
+        floor = numbers["floor_seconds"]
+        fits = "fits" if floor["fits"] else "does not fit"
+        yield f"on {floor['device']}: at least {floor['seconds'] * 1e3:,.3g} ms a step; its memory: {fits}"
+    for split, metrics in found.metrics.items():
+        yield f"{split} measures {', '.join(metrics)}"
+
+
+def _recipe_of(path: Path) -> Callable[[Any], Any]:
+    if not path.is_file():
+        raise UsageError(f"{path}: there is no such experiment")
+    # As when the experiment is run: its own directory first, and the one that the command is given in.
+    sys.path[:0] = [str(path.parent)]
+    sys.path.append(os.getcwd())
+    recipe = runpy.run_path(str(path)).get("recipe")
+    if not callable(recipe):
+        raise UsageError(f"{path}: has no function recipe(config)")
+    return recipe
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if number < 1024 or unit == "GiB":
+            return f"{number:,.0f} {unit}" if unit == "B" else f"{number:,.1f} {unit}"
+        number /= 1024
+    raise AssertionError

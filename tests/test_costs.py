@@ -1,0 +1,87 @@
+"""Operations counted on a trace, against counts by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxkit import costs, models, objectives, parallel, updates
+from jaxkit.errors import UsageError
+
+BATCH = 8
+LOSS = optax.softmax_cross_entropy_with_integer_labels
+
+
+def counted(function, *arguments) -> float:
+    return costs.flops(jax.make_jaxpr(function)(*arguments))
+
+
+def of_update(model, image, layout=None, microbatches=1) -> float:
+    layout = layout or parallel.jit()
+    optimizer = optax.sgd(0.1)
+    gradients = updates.gradients(objectives.classification(model, LOSS, num_classes=10))
+    gradients = layout.across(updates.accumulate(gradients, microbatches=microbatches))
+    update = layout.compile(updates.step(gradients, optimizer))
+    batch = {"image": np.zeros((BATCH, *image), np.float32), "label": np.zeros(BATCH, np.int32)}
+    state = updates.init_state(*model.init(jax.random.key(0), batch["image"]), optimizer)
+    place = lambda state, batch, key: update(state, layout.put_batch(batch), key)
+    return counted(place, state, batch, jax.random.key(0))
+
+
+# Forward 2 * batch * in * out for each layer; backward the same for the weights, and for the inputs of all but the
+# first: 64-32-10.
+MLP = 2 * BATCH * (2 * 64 * 32 + 3 * 32 * 10)
+
+
+@pytest.mark.parametrize("layout", [parallel.jit, parallel.pmap, lambda: parallel.mesh(data=2, tensor=2)])
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_an_mlp_costs_the_same_however_it_is_laid_out(layout, microbatches):
+    model = models.mlp(num_classes=10, features=(32,))
+    assert of_update(model, (64,), layout(), microbatches) == MLP
+
+
+def test_an_exact_layout_adds_nothing():
+    assert of_update(models.mlp(num_classes=10, features=(32,)), (64,), parallel.exact(shards=4)) == MLP
+
+
+def test_a_cnn_by_hand():
+    # 8 x 8 x 1 -> conv 3 x 3 to 4, pool -> 4 x 4 x 4 -> conv to 6, pool -> 2 x 2 x 6 = 24 -> 10.
+    first, second, dense = 64 * 9 * 1 * 4, 16 * 9 * 4 * 6, 24 * 10
+    model = models.cnn(num_classes=10, features=(4, 6), dense=())
+    # The gradient of the inputs of a "same" convolution is another of the same size.
+    assert of_update(model, (8, 8, 1)) == 2 * BATCH * (2 * first + 3 * second + 3 * dense)
+
+
+def test_a_strided_convolution_counts_no_zeros():
+    x, kernel = jnp.ones((1, 8, 8, 1)), jnp.ones((2, 2, 1, 3))
+    layout = ("NHWC", "HWIO", "NHWC")
+    strided = lambda x: jax.lax.conv_general_dilated(x, kernel, (2, 2), "VALID", dimension_numbers=layout).sum()
+    forward = 2 * 16 * 4 * 3
+    assert counted(strided, x) == forward
+    # Backward to the inputs: each output's gradient meets each weight once more.
+    assert counted(jax.grad(strided), x) == pytest.approx(2 * forward, rel=0.35)
+
+
+def test_a_loop_counts_each_turn_a_branch_the_dearest_and_recomputation_twice():
+    x, n = jnp.ones((4, 4)), 2 * 4**3
+    assert counted(lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, length=7)[0], x) == 7 * n
+    assert counted(lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x), x) == 2 * n
+    assert counted(jax.vmap(lambda x: x @ x), jnp.ones((5, 4, 4))) == 5 * n
+    plain = counted(jax.grad(lambda x: jnp.sum(jnp.sin(x @ x) @ x)), x)
+    again = counted(jax.grad(jax.checkpoint(lambda x: jnp.sum(jnp.sin(x @ x) @ x))), x)
+    assert again == plain + n  # the inner product, for its sine
+
+
+def test_the_floor_is_the_larger_of_two_times():
+    on = costs.Device(flops=100.0, bandwidth=10.0, memory=1.0)
+    assert costs.floor_seconds(on, flops=200.0, moved=10.0) == 2.0
+    assert costs.floor_seconds(on, flops=200.0, moved=50.0) == 5.0
+
+
+def test_devices_by_name_and_by_what_jax_calls_them():
+    assert costs.device_of_kind("NVIDIA H100 80GB HBM3") == costs.device("h100")
+    assert costs.device_of_kind("TPU v5 lite") == costs.device("tpu-v5e")
+    assert costs.device_of_kind("cpu") is None
+    with pytest.raises(UsageError, match="device: came 'h20'; did you mean 'h200'"):
+        costs.device("h20")
