@@ -8,7 +8,6 @@ one would have done.
 import collections
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from jaxkit import data, random, updates
 from jaxkit.errors import UsageError
 from jaxkit.means import add
 from jaxkit.recipe import Plan, nbytes
-from jaxkit.runs import checkpoints, digest, directory, record
+from jaxkit.runs import checkpoints, digest, directory, record, retraces, timing
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Examples, Indexed, Key, Metrics, Recipe, State, Writer
 
@@ -61,6 +60,7 @@ class _Row(NamedTuple):
     metrics: list[Metrics]
     parameters: jax.Array
     evaluations: Mapping[str, list[Metrics]]
+    speed: Mapping[str, float]
 
 
 class _Ledger(NamedTuple):
@@ -91,9 +91,8 @@ def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
         return Form(chosen, f"asked for {recipe.steps_per_call}; the intervals of the run divide by {common}")
     if plan.slow_in_a_loop:
         return Form(1, "convolutions are slow inside a loop on this backend")
-    flops = 6 * plan.num_parameters * config.batch_size
-    chosen = divisor(min(MAX_STEPS_PER_CALL, int(MAX_FLOPS_PER_CALL // flops)))
-    return Form(chosen, f"a step has about {flops:.1e} FLOPs; the intervals of the run divide by {common}")
+    chosen = divisor(min(MAX_STEPS_PER_CALL, int(MAX_FLOPS_PER_CALL // max(plan.flops, 1))))
+    return Form(chosen, f"a step has about {plan.flops:.1e} FLOPs; the intervals of the run divide by {common}")
 
 
 def train(
@@ -114,9 +113,20 @@ def train(
     """
     layout, form, last = recipe.layout, choose_form(recipe, plan, config), config.num_steps
     saved_at, state, key, interval, warnings = _begin(recipe, config, plan, workdir)
-    update, calls = _feed(recipe, config, examples["train"], form, saved_at)
+    guard = retraces.guard()
+    watched = recipe._replace(
+        update=guard.watch("update", recipe.update), evaluate=guard.watch("evaluate", recipe.evaluate)
+    )
+    update, calls = _feed(watched, config, examples["train"], form, saved_at)
     update = layout.compile(update)
-    evaluate = _evaluator(recipe, config, examples)
+    evaluate = _evaluator(watched, config, examples)
+    tokens = recipe.data["train"].schema.get("tokens")
+    rates = timing.rates(
+        plan,
+        batch_size=config.batch_size,
+        length=tokens.shape[0] - 1 if tokens is not None else None,
+        num_devices=layout.num_devices,
+    )
     fold = jax.jit(digest.fold)
 
     with (
@@ -126,16 +136,18 @@ def train(
         for warning in warnings:
             progress.message(f"warning: {warning}")
         ledger = _ledger(config, recorder, progress, writers, interval)
-        timer, under_way, since, step = _timer(saved_at), collections.deque[Any](), list[Metrics](), saved_at
-        stops = False
+        timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Metrics]()
+        step, stops = saved_at, False
+        guard.placed("state", state)
         while step < last and not stops:
-            count, batch = next(calls)
+            count, batch = timer.waiting(lambda: next(calls))
             state, metrics = update(state, batch, key)
             step += count
             since.append(metrics)
             under_way.append(metrics)
             if step - count == saved_at:
                 jax.block_until_ready(under_way)
+                guard.placed("state", state)
                 timer.first(step)
             if len(under_way) > MAX_CALLS_UNDER_WAY:
                 jax.block_until_ready(under_way.popleft())
@@ -146,9 +158,12 @@ def train(
             saves = step % config.checkpoint_every == 0 or step == last or stops
             if not (evaluates or saves or step % config.log_every == 0):
                 continue
+            speed = timer.speed(step)
             with timer.pause() if evaluates or saves else contextlib.nullcontext():
                 found = evaluate(state) if evaluates else {}
-                ledger.add(_Row(step, since, fold(state.params), found))
+                ledger.add(_Row(step, since, fold(state.params), found, speed))
+                if evaluates:
+                    guard.arm()
                 since = []
                 ledger.flush(0 if saves else 1)
                 if saves:
@@ -177,8 +192,13 @@ def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int,
     key_of = lambda seed, name: random.named(jax.random.key(seed), name)
     seed = np.uint32(config.seed)
     if saved is None:
-        start = jax.jit(lambda seed: (recipe.init(key_of(seed, "init")), key_of(seed, "update")))
-        state, key = put_state(start(seed))
+        start = lambda seed: (recipe.init(key_of(seed, "init")), key_of(seed, "update"))
+        if recipe.layout.shardings is not None:
+            # Made where it belongs: no device need hold all of it.
+            shapes = (plan.state, jax.eval_shape(start, seed)[1])
+            state, key = jax.jit(start, out_shardings=tuple(map(recipe.layout.shardings, shapes)))(seed)
+        else:
+            state, key = put_state(jax.jit(start)(seed))
         return 0, state, key, zeros, warnings
     step, tree = saved
     key = put_state(jax.jit(lambda seed: key_of(seed, "update"))(seed))
@@ -219,55 +239,13 @@ def _ledger(
             evaluations[split] = _sum([_host(part) for part in parts])
             values |= record.values(evaluations[split], prefix=f"{split}/")
         if values:
-            recorder.append(row.step, values, int(row.parameters))
-            progress.update(row.step, values)
+            recorder.append(row.step, values, int(row.parameters), row.speed)
+            progress.update(row.step, values, row.speed)
             warn_once(row.step, values)
             for writer in writers:
                 writer.write(row.step, {name: x for name, x in values.items() if isinstance(x, int | float)})
 
     return _Ledger(rows.append, flush, lambda: interval, evaluations)
-
-
-class _Timer(NamedTuple):
-    """Where the time of a loop goes.
-
-    first:    (step) -> None; the first call is done, everything after it counts as steps
-    first_at: () -> when that was, in seconds since the epoch
-    pause:    () -> context; what is done in it does not count
-    read:     (step) -> {name: seconds or steps/s}
-    """
-
-    first: Callable[[int], None]
-    first_at: Callable[[], float]
-    pause: Callable[[], contextlib.AbstractContextManager[None]]
-    read: Callable[[int], dict[str, float | None]]
-
-
-def _timer(start: int) -> _Timer:
-    began = time.monotonic()
-    first_at, first_step, first_wall, paused = began, start, time.time(), 0.0
-
-    def first(step: int) -> None:
-        nonlocal first_at, first_step, first_wall
-        first_at, first_step, first_wall = time.monotonic(), step, time.time()
-
-    @contextlib.contextmanager
-    def pause() -> Iterator[None]:
-        nonlocal paused
-        before = time.monotonic()
-        yield
-        paused += time.monotonic() - before
-
-    def read(step: int) -> dict[str, float | None]:
-        elapsed = time.monotonic() - first_at - paused
-        rate = (step - first_step) / elapsed if step > first_step and elapsed > 0 else None
-        return {
-            "steps_per_second": rate,
-            "first_call": first_at - began,
-            "evaluating_and_saving": paused,
-        }
-
-    return _Timer(first, lambda: first_wall, pause, read)
 
 
 def _feed(

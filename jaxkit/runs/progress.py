@@ -14,12 +14,12 @@ SECONDS_BETWEEN_LINES = 5.0
 class Progress(NamedTuple):
     """Shows how a run goes.
 
-    update:  (step, {name: value}) -> None; cheap, draws only now and then
+    update:  (step, {name: value}, speed) -> None; cheap, draws only now and then
     message: (text) -> None; a line that stays
     close:   () -> None
     """
 
-    update: Callable[[int, Mapping[str, Any]], None]
+    update: Callable[[int, Mapping[str, Any], Mapping[str, float]], None]
     message: Callable[[str], None]
     close: Callable[[], None]
 
@@ -32,6 +32,22 @@ def progress(console: Console, *, start: int, num_steps: int) -> Progress:
 def _text(values: Mapping[str, Any]) -> str:
     shown = {name: value for name, value in values.items() if isinstance(value, int | float)}
     return "  ".join(f"{name} {value:.4g}" for name, value in shown.items() if "." not in name)
+
+
+def _rate(speed: Mapping[str, float]) -> str:
+    """Tokens/s, or examples/s, or nothing yet; then what is known of utilisation, memory and waiting."""
+    said = []
+    for name, unit in (("tokens_per_second", "tokens/s"), ("examples_per_second", "examples/s")):
+        if name in speed:
+            said.append(f"{speed[name]:,.0f} {unit}")
+            break
+    if "model_flops_utilisation" in speed:
+        said.append(f"MFU {speed['model_flops_utilisation']:.0%}")
+    if "device_memory_bytes" in speed:
+        said.append(f"{speed['device_memory_bytes'] / 2**30:.1f} GiB")
+    if speed.get("waiting_for_data", 0) > 0.1:
+        said.append(f"{speed['waiting_for_data']:.0%} waiting for data")
+    return ", ".join(said)
 
 
 def _bar(console: Console, start: int, num_steps: int) -> Progress:
@@ -50,14 +66,13 @@ def _bar(console: Console, start: int, num_steps: int) -> Progress:
     )
     task = bar.add_task("", total=num_steps, completed=start, values="", rate="")
     bar.start()
-    drawn = began = time.monotonic()
+    drawn = time.monotonic()
 
-    def update(step: int, values: Mapping[str, Any]) -> None:
+    def update(step: int, values: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         nonlocal drawn
         now = time.monotonic()
         if now - drawn >= SECONDS_BETWEEN_REDRAWS or step >= num_steps:
-            rate = f"{(step - start) / max(now - began, 1e-9):,.0f} steps/s"
-            bar.update(task, completed=step, values=_text(values), rate=rate, refresh=True)
+            bar.update(task, completed=step, values=_text(values), rate=_rate(speed), refresh=True)
             drawn = now
 
     return Progress(update, lambda text: bar.console.print(text, soft_wrap=True), bar.stop)
@@ -66,11 +81,11 @@ def _bar(console: Console, start: int, num_steps: int) -> Progress:
 def _lines(console: Console, start: int, num_steps: int) -> Progress:
     printed = time.monotonic()
 
-    def update(step: int, values: Mapping[str, Any]) -> None:
+    def update(step: int, values: Mapping[str, Any], speed: Mapping[str, float]) -> None:
         nonlocal printed
         now = time.monotonic()
         if now - printed >= SECONDS_BETWEEN_LINES:
-            console.print(f"step {step}/{num_steps}  {_text(values)}", highlight=False)
+            console.print(f"step {step}/{num_steps}  {_text(values)}  {_rate(speed)}", highlight=False)
             printed = now
 
     return Progress(update, lambda text: console.print(text, highlight=False, soft_wrap=True), lambda: None)

@@ -18,13 +18,14 @@ from jaxkit.runs import digest, files
 class Recorder(NamedTuple):
     """Appends rows, and knows the end of their digest chain.
 
-    append: (step, {name: float | None}, fold of the parameters) -> the row
+    append: (step, {name: float | None}, fold of the parameters, speed) -> the row; the speed ({name: number},
+            steps/s and what goes with it) is beside the values, and no part of the digest
     digest: () -> the newest row's digest
     sync:   () -> None; what was appended is on the disk when it returns
     close:  () -> None
     """
 
-    append: Callable[[int, Mapping[str, Any], int], dict[str, Any]]
+    append: Callable[[int, Mapping[str, Any], int, Mapping[str, float]], dict[str, Any]]
     digest: Callable[[], str]
     sync: Callable[[], None]
     close: Callable[[], None]
@@ -50,10 +51,13 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     file = path.open("a", encoding="utf-8")
 
-    def append(step: int, values: Mapping[str, Any], parameters: int) -> dict[str, Any]:
+    def append(
+        step: int, values: Mapping[str, Any], parameters: int, speed: Mapping[str, float] = {}
+    ) -> dict[str, Any]:
         nonlocal found
         found = digest.chain(found, step, values, parameters)
-        row = {"step": step, "wall": round(time.time(), 3), **values, "digest": found}
+        rounded = {"speed": {name: float(f"{value:.5g}") for name, value in speed.items()}} if speed else {}
+        row = {"step": step, "wall": round(time.time(), 3), **values, **rounded, "digest": found}
         file.write(json.dumps(row) + "\n")
         file.flush()
         return row

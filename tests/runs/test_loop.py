@@ -78,7 +78,10 @@ def run(workdir: Path, config: configs.Frozen, *, stop_after: int | None = None)
 
 
 def without_wall(workdir: Path) -> list[dict]:
-    return [{k: v for k, v in row.items() if k != "wall"} for row in record.read(workdir / directory.METRICS)]
+    return [
+        {k: v for k, v in row.items() if k not in ("wall", "speed")}
+        for row in record.read(workdir / directory.METRICS)
+    ]
 
 
 def final(workdir: Path) -> dict[str, str]:
