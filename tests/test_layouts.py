@@ -5,6 +5,11 @@ by device under `pmap` and by part under `exact`.
 """
 
 import functools
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -12,8 +17,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkit import models, objectives, parallel, updates
-from jaxkit.types import Indexed
+from jaxkit import losses, means, models, objectives, parallel, updates
+from jaxkit.runs import digest
+from jaxkit.types import Indexed, Layout, Model, Objective
 
 STEPS, BATCH, SIZE = 20, 32, 64
 
@@ -28,10 +34,11 @@ LAYOUTS = {
 
 
 class Case(NamedTuple):
-    """A model, and the arrays that it learns from."""
+    """A model, the arrays that it learns from, and how."""
 
-    model: object
+    model: Model
     arrays: dict
+    objective: Callable[[Model], Objective]
 
 
 def images(seed: int = 0) -> dict:
@@ -40,34 +47,60 @@ def images(seed: int = 0) -> dict:
     return {"image": image, "label": (image.mean(axis=(1, 2, 3)) > 0).astype(np.int32)}
 
 
+def tokens(seed: int = 0) -> dict:
+    """Numbers that count up, so that there is something to learn."""
+    start = np.random.default_rng(seed).integers(0, 16, (SIZE, 1))
+    return {"tokens": ((start + np.arange(9)) % 16).astype(np.int32)}
+
+
+def classification(model: Model) -> Objective:
+    return objectives.classification(model, optax.softmax_cross_entropy_with_integer_labels, num_classes=4)
+
+
+def next_token(model: Model) -> Objective:
+    def objective(params, extra, batch, key):
+        logits, extra = model.apply(params, extra, batch["tokens"][:, :-1], key=key, train=True)
+        return means.mean(losses.cross_entropy(logits, batch["tokens"][:, 1:])), ({}, extra)
+
+    return objective
+
+
+SMALL = {"vocabulary_size": 16, "max_length": 8, "num_layers": 1, "num_heads": 2, "features": 8}
 CASES = {
-    "mlp": lambda: Case(models.mlp(num_classes=4, features=(16, 8)), images()),
-    "cnn": lambda: Case(
-        models.cnn(num_classes=4, features=(4,), dense=(8,), norm="batch", group_size=2), images()
+    "mlp": lambda dropout=0.0: Case(
+        models.mlp(num_classes=4, features=(16, 8), dropout=dropout), images(), classification
     ),
+    "cnn": lambda dropout=0.0: Case(
+        models.cnn(num_classes=4, features=(4,), dense=(8,), norm="batch", group_size=2, dropout=dropout),
+        images(),
+        classification,
+    ),
+    "transformer": lambda dropout=0.0: Case(models.transformer(**SMALL, dropout=dropout), tokens(), next_token),
 }
+
+
+def run(case: Case, layout: Layout, *, microbatches: int, steps: int = STEPS):
+    """(state, losses) after some steps."""
+    model, arrays, objective = case
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-3), updates.ema(decay=0.9))
+    gradients = updates.accumulate(updates.gradients(objective(model)), microbatches=microbatches)
+    update = layout.compile(updates.indexed(updates.step(layout.across(gradients), optimizer)))
+    first = next(iter(arrays.values()))[:1]
+    params, extra = jax.jit(model.init)(jax.random.key(1), first[:, :-1] if first.ndim == 2 else first)
+    state = layout.put_state(updates.init_state(params, extra, optimizer))
+    key, resident = layout.put_state(jax.random.key(0)), layout.put_state(arrays)
+    order = np.random.default_rng(2).integers(0, SIZE, (steps, BATCH)).astype(np.int32)
+    losses = []
+    for indices in order:
+        state, metrics = update(state, layout.put_batch(Indexed(resident, indices)), key)
+        jax.block_until_ready(state)
+        losses.append(jax.device_get(metrics["loss"]))
+    return jax.device_get(state), losses
 
 
 @functools.cache
 def train(case: str, layout: str, microbatches: int):
-    """(state, mean loss) after 20 steps."""
-    model, arrays = CASES[case]()
-    placed = LAYOUTS[layout]()
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(3e-3), updates.ema(decay=0.9))
-    objective = objectives.classification(model, optax.softmax_cross_entropy_with_integer_labels, num_classes=4)
-    gradients = updates.accumulate(updates.gradients(objective), microbatches=microbatches)
-    update = updates.indexed(updates.step(placed.across(gradients), optimizer))
-    update = placed.compile(update)
-    params, extra = model.init(jax.random.key(1), arrays["image"][:1])
-    state = placed.put_state(updates.init_state(params, extra, optimizer))
-    key, resident = placed.put_state(jax.random.key(0)), placed.put_state(arrays)
-    order = np.random.default_rng(2).integers(0, SIZE, (STEPS, BATCH)).astype(np.int32)
-    losses = []
-    for indices in order:
-        state, metrics = update(state, placed.put_batch(Indexed(resident, indices)), key)
-        jax.block_until_ready(state)
-        losses.append(float(jax.device_get(metrics["loss"]).compute()))
-    return jax.device_get(state), losses
+    return run(CASES[case](), LAYOUTS[layout](), microbatches=microbatches)
 
 
 @pytest.mark.parametrize("microbatches", [1, 4])
@@ -77,14 +110,60 @@ def test_every_layout_trains_the_same_parameters(case, layout, microbatches):
     state, losses = train(case, layout, microbatches)
     wanted, wanted_losses = train(case, "jit", 1)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=0), state, wanted)
-    np.testing.assert_allclose(losses, wanted_losses, atol=1e-5)
+    mean = lambda losses: [float(loss.compute()) for loss in losses]
+    np.testing.assert_allclose(mean(losses), mean(wanted_losses), atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_twenty_steps_move_the_parameters_by_far_more_than_the_tolerance(case):
-    model, arrays = CASES[case]()
-    params, _ = model.init(jax.random.key(1), arrays["image"][:1])
+    made = CASES[case]()
+    first = next(iter(made.arrays.values()))[:1]
+    params, _ = made.model.init(jax.random.key(1), first[:, :-1] if first.ndim == 2 else first)
     state, losses = train(case, "jit", 1)
     moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params))]
-    assert min(moved) > 1e-2
-    assert losses[-1] < losses[0] - 0.1
+    assert min(moved) > 1e-3
+    assert losses[-1].compute() < losses[0].compute() - 0.1
+
+
+# Run by itself with a number of devices, it prints the bits that each case comes to.
+def main(num_devices: int, names: list[str]) -> None:
+    """Six steps of each case under `exact` on so many devices: with dropout, microbatches and an average."""
+    layout = parallel.exact(shards=8, num_devices=num_devices)
+    for name in names:
+        state, losses = run(CASES[name](dropout=0.3), layout, microbatches=2, steps=6)
+        print(name, digest.sha256((state, losses)), flush=True)
+
+
+def bits_of(num_devices: int, names: str) -> str:
+    flags = f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0"
+    command = [sys.executable, "-m", "tests.test_layouts", str(num_devices), *names.split()]
+    top = Path(__file__).parent.parent
+    found = subprocess.run(
+        command, env={**os.environ, "XLA_FLAGS": flags}, cwd=top, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_devices", [2, 4, 8])
+def test_exact_has_the_same_bits_on_any_number_of_devices(num_devices, one_device):
+    assert bits_of(num_devices, "mlp cnn transformer") == one_device
+
+
+@pytest.fixture(scope="module")
+def one_device() -> str:
+    found = bits_of(1, "mlp cnn transformer")
+    assert found.count("\n") == 3
+    return found
+
+
+def test_other_layouts_do_not_have_the_bits_of_one_device():
+    # What makes the test above a test: plain sums over devices round in another order.
+    case = CASES["mlp"]()
+    one, four = (run(case, parallel.pmap(num_devices=n), microbatches=1, steps=6)[0] for n in (1, 4))
+    assert digest.sha256(one.params) != digest.sha256(four.params)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])

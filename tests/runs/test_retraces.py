@@ -70,7 +70,9 @@ def test_a_batch_that_changes_its_dtype_ends_the_run_with_one_line(tmp_path):
         return source._replace(open=lambda: Examples(opened.size, read, opened.manifest, None))
 
     broken = lambda config: whole._replace(data={**whole.data, "train": changing(whole.data["train"])})
-    with pytest.raises(UsageError, match=r"update: was compiled for batch\.image float32\[32,6\], now came float16"):
+    with pytest.raises(
+        UsageError, match=r"update: was compiled for batch\.image float32\[32,6\], now came float16"
+    ):
         test_loop.command.run(
             broken, test_loop.config(num_steps=40, steps_per_call=1), experiment="x", workdir=tmp_path / "run"
         )
