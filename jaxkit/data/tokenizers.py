@@ -93,7 +93,7 @@ def bpe(*, vocabulary_size: int) -> Tokenizer:
         UsageError: the package tokenizers is not installed.
 
     Example:
-        >>> bpe(vocabulary_size=2048).name  # doctest: +SKIP
+        >>> bpe(vocabulary_size=2048).name
         'bpe-2048'
     """
     checks.at_least(257, vocabulary_size=vocabulary_size)
