@@ -40,7 +40,7 @@ def get_config(arg=""):
             "max_length": 512,
             "num_layers": 4,
             "num_heads": 4,
-            "features": 192,
+            "features": 128,
             "positions": "rotary",
             "norm": "rms",
             "activation": "swiglu",

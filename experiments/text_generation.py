@@ -19,8 +19,9 @@ def recipe(config) -> Recipe:
     sources = configs.build(config.data)
     tokens = sources["train"].schema["tokens"]
     vocabulary_size = objectives.vocabulary_of(sources)
-    # Synthetic tokens have none.
+    # Synthetic tokens stand for no text.
     codec = getattr(sources["train"], "codec", None)
+    writes = codec is not None and config.samples is not None
 
     model = configs.build(config.model)
     loss = configs.build(config.loss)
@@ -60,7 +61,10 @@ def recipe(config) -> Recipe:
         texts = [tokenizers.decode_document(codec(), row) for row in written]
         return "".join(f"--- {p!r}\n{p}{text}\n" for p, text in zip(config.samples.prompts, texts))
 
-    tokenizers.check_prompts(config.samples.prompts)
+    if writes:
+        tokenizers.check_prompts(
+            config.samples.prompts, num_tokens=config.samples.num_tokens, max_length=model.max_length
+        )
     return Recipe(
         data=sources,
         init=init,
@@ -72,7 +76,7 @@ def recipe(config) -> Recipe:
         layout=layout,
         steps_per_call=config.steps_per_call,
         assets=codec and (lambda: {"tokenizer.json": codec().asset}),
-        samples=codec and samples,
+        samples=samples if writes else None,
     )
 
 

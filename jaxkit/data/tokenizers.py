@@ -116,7 +116,7 @@ def encode_prompts(codec: Codec, prompts: Sequence[str]) -> tuple[np.ndarray, np
         >>> tokens.tolist(), lengths.tolist()
         ([[256, 97, 256], [256, 98, 99]], [2, 3])
     """
-    check_prompts(prompts)
+    _check_texts(prompts)
     rows = [np.concatenate([[codec.end_of_text], codec.encode(prompt)]) for prompt in prompts]
     lengths = np.array([len(row) for row in rows], np.int32)
     tokens = np.full((len(rows), lengths.max()), codec.end_of_text, np.int32)
@@ -125,15 +125,31 @@ def encode_prompts(codec: Codec, prompts: Sequence[str]) -> tuple[np.ndarray, np
     return tokens, lengths
 
 
-def check_prompts(prompts: Sequence[str]) -> None:
-    """Checks that there are prompts, and that each is some text.
+def check_prompts(prompts: Sequence[str], *, num_tokens: int, max_length: int) -> None:
+    """Checks, before anything is read, that each prompt is some text and that there is room to go on from it.
+
+    Args:
+        prompts: as in a config.
+        num_tokens: how many are to be written.
+        max_length: of a sequence of the model.
 
     Raises:
-        UsageError: there is none, or an empty one.
+        UsageError: there is none, or an empty one; there is no room for any prompt.
 
     Example:
-        >>> check_prompts(["import "])
+        >>> check_prompts(["import "], num_tokens=100, max_length=128)
     """
+    _check_texts(prompts)
+    checks.at_least(1, num_tokens=num_tokens)
+    # One for the beginning of the document, and one at least of the prompt.
+    if num_tokens + 2 > max_length:
+        raise errors.UsageError(
+            f"config.samples: num_tokens: came {num_tokens}, wanted at most {max_length - 2}: prompt and all"
+            f" have the model's max_length of {max_length}"
+        )
+
+
+def _check_texts(prompts: Sequence[str]) -> None:
     if isinstance(prompts, str) or not prompts:
         raise errors.UsageError(f"prompts: came {prompts!r}, wanted one or more texts, such as ('import ',)")
     for number, prompt in enumerate(prompts):
