@@ -6,6 +6,8 @@ Trains, evaluates on the whole held-out split (loss, perplexity, bits per byte, 
 lets the model write: samples.txt. Copy this file to start an experiment of your own.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import optax
 
@@ -17,10 +19,10 @@ from jaxkit.types import Recipe
 def recipe(config) -> Recipe:
     """The experiment, as functions."""
     sources = configs.build(config.data)
-    tokens = sources["train"].schema["tokens"]
     vocabulary_size = objectives.vocabulary_of(sources)
+    tokens = sources["train"].schema["tokens"]
     # Synthetic tokens stand for no text.
-    codec = getattr(sources["train"], "codec", None)
+    codec: Any = getattr(sources["train"], "codec", None)
     writes = codec is not None and config.samples is not None
 
     model = configs.build(config.model)

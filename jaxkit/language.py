@@ -156,7 +156,7 @@ def vocabulary_of(sources: Mapping[str, Source]) -> int:
     """
     found = {}
     for split, source in sources.items():
-        field = source.schema["tokens"] if "tokens" in source.schema else None
+        field = source.schema.get("tokens")
         if field is None or field.num_classes is None:
             raise checks.UsageError(
                 f"config.data.{split}: came the fields {sorted(source.schema)}, wanted 'tokens' of a known"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit import configs
+from jaxkit import configs, objectives
 from jaxkit.errors import UsageError
 from jaxkit.runs import command, directory, record
 from jaxkit.types import Model
@@ -56,7 +56,7 @@ MLP = {"model.features": (8,)}
 # What is in "train" and in "test" by its name, with enough text for some windows of each.
 LIBRARY = {"abc.py": "def first(values):\n    return values[0]\n" * 20, "zipfile.py": "import abc\n" * 20}
 SAMPLES = {"samples.num_tokens": 4, "samples.prompts": ("import ", "a")}
-SMALL_MODEL = {"num_layers": 2, "num_heads": 2, "features": 8, "max_length": 32}
+SMALL_MODEL = {"num_layers": 1, "num_heads": 2, "features": 8, "max_length": 32}
 SYNTHETIC = {"call": "jaxkit.data.synthetic_tokens", "vocabulary_size": 300, "length": 16, "size": 40, "seed": 0}
 
 
@@ -81,7 +81,6 @@ TEXT_RUNS = {
     "stdlib_gpt.py": (BYTES, small_model()),
     "stdlib_gpt.py:tokenizer=bpe": (BPE, small_model(vocabulary_size=300)),
     "gpt2_124m.py": (None, SMALL_GPT2),
-    "gpt2_124m.py:data=stdlib,layout=pmap": (BPE, SMALL_GPT2 | {"layout": PMAP, "batch_size": 8}),
     "llama_1b.py": (None, SMALL_GPT2 | {"model.model.num_kv_heads": 1, "model.model.mlp_features": 16}),
 }
 
@@ -164,13 +163,20 @@ def test_a_config_of_text_runs_shrunk(name, tmp_path, library):
         assert (tmp_path / "run/samples.txt").read_text().startswith("--- 'import '\nimport ")
 
 
+def test_the_variants_of_a_config_of_text_are_of_one_vocabulary():
+    for name in ("gpt2_124m.py:data=stdlib,layout=pmap", "stdlib_gpt.py:tokenizer=bpe"):
+        config = configs.read(str(TOP / "configs" / name))
+        model = config.model.model if "model" in config.model else config.model
+        assert objectives.vocabulary_of(configs.build(config.data)) == model.vocabulary_size
+
+
 TEXT_MISTAKES = {
     "model.vocabulary_size": (256, r"update: vocabulary: came a model of 256 tokens for data of 257; is the"),
     "samples.prompts": (("import ", ""), r"prompts\[1\]: came '', wanted a text of at least one character"),
     "samples.num_tokens": (31, r"config\.samples: num_tokens: came 31, wanted at most 30: .*max_length of 32"),
     "data.test.tokenizer": (BPE, r"config\.data: came vocabularies of .*, wanted one tokenizer for all splits"),
     "data.train.length": (0, r"length: came 0, wanted a number >= 1"),
-    "model.max_length": (15, r"length: came 16, wanted at most max_length=15"),
+    "model.max_length": (15, r"init: inputs: came int32\[1,16\], wanted .* length of 1 to 15"),
 }
 
 

@@ -33,7 +33,7 @@ class Codec(NamedTuple):
 
     end_of_text: int
     encode: Callable[[str], np.ndarray]
-    decode: Callable[[Sequence[int]], str]
+    decode: Callable[[Sequence[int] | np.ndarray], str]
     num_bytes: np.ndarray
     asset: bytes
 
