@@ -13,7 +13,7 @@ LAYERS = (
     ("errors",),
     ("types", "checks", "means"),
     ("random", "losses", "metrics", "calibration", "configs"),
-    ("models", "language", "objectives", "updates", "parallel"),
+    ("models", "language", "objectives", "updates", "parallel", "sampling"),
     ("recipe", "data"),
     ("runs",),
     ("cli",),

@@ -84,9 +84,10 @@ def transformer(
         Touvron et al. 2023, arXiv 2302.13971 (Llama).
 
     Example:
+        >>> import jax
         >>> gpt2 = transformer(
         ...     vocabulary_size=50257, max_length=1024, num_layers=12, num_heads=12, features=768)
-        >>> tokens = jax.ShapeDtypeStruct((8, 1024), jnp.int32)
+        >>> tokens = jax.ShapeDtypeStruct((8, 1024), "int32")
         >>> params, _ = jax.eval_shape(gpt2.init, jax.random.key(0), tokens)
         >>> sum(leaf.size for leaf in jax.tree.leaves(params)), params["block_0"]["mlp"]["up"]["kernel"].shape
         (124439808, (768, 3072))
