@@ -13,7 +13,7 @@ LAYERS = (
     ("errors",),
     ("types", "checks", "means"),
     ("random", "losses", "metrics", "calibration", "configs"),
-    ("models", "objectives", "updates", "parallel", "sampling"),
+    ("models", "language", "objectives", "updates", "parallel", "sampling"),
     ("costs", "recipe", "data"),
     ("runs",),
     ("cli",),
