@@ -1,7 +1,8 @@
 """Llama 3.2 1B, 1.24 billion parameters (Grattafiori et al. 2024, arXiv:2407.21783), in bfloat16.
 
     python experiments/text_generation.py --config=configs/llama_1b.py
-    jaxkit plan experiments/text_generation.py --config=configs/llama_1b.py
+    python experiments/text_generation.py --config=configs/llama_1b.py:layout=fsdp
+    jaxkit plan experiments/text_generation.py --config=configs/llama_1b.py:layout=fsdp --device=h200
 
 For accelerators: the shape of the model, trained from nothing on synthetic tokens, to measure throughput, steps/s
 times 8 x 4,096 tokens. Parameters and the moments of AdamW take 15 GB in float32, the checkpoints of a run three
@@ -25,7 +26,13 @@ def synthetic(seed, size):
     }
 
 
-LAYOUTS = {"jit": {"call": "jaxkit.parallel.jit"}}
+LAYOUTS = {
+    "jit": {"call": "jaxkit.parallel.jit"},
+    # Eight accelerators: each keeps an eighth of the parameters and moments, or four of them do, and two share
+    # each matmul.
+    "fsdp": {"call": "jaxkit.parallel.mesh", "fsdp": 8},
+    "tensor": {"call": "jaxkit.parallel.mesh", "fsdp": 4, "tensor": 2},
+}
 
 
 def get_config(arg=""):
