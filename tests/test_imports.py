@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxkit"
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = (
     ("errors",),
-    ("types", "checks", "means"),
+    ("types", "checks", "means", "notes"),
     ("random", "losses", "metrics", "calibration", "configs"),
     ("models", "language", "objectives", "updates", "parallel", "sampling"),
     ("costs", "recipe", "data"),

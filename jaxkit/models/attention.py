@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxkit import notes
+
 
 class Choice(NamedTuple):
     """Which implementation of attention is used, "xla" or "cudnn", and why, in words."""
@@ -57,8 +59,10 @@ def causal(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array, *, 
         >>> causal(x, x[:, :, :2], x[:, :, :2], attention="auto").shape
         (2, 5, 4, 8)
     """
-    chosen: Any = choose(attention, q_BxLxNxH, k_BxLxKxH).implementation
-    return jax.nn.dot_product_attention(q_BxLxNxH, k_BxLxKxH, v_BxLxKxH, is_causal=True, implementation=chosen)
+    chosen = choose(attention, q_BxLxNxH, k_BxLxKxH)
+    notes.note(f"attention by {chosen.implementation}: {chosen.reason}")
+    kernel: Any = chosen.implementation
+    return jax.nn.dot_product_attention(q_BxLxNxH, k_BxLxKxH, v_BxLxKxH, is_causal=True, implementation=kernel)
 
 
 def angles(positions: jax.Array, *, head_size: int, base: float) -> tuple[jax.Array, jax.Array]:
