@@ -20,7 +20,7 @@ import measure
 TOP = Path(__file__).parent.parent
 EXPERIMENT = [sys.executable, "experiments/image_classification.py"]
 
-# What a researcher writes without the shell: no check, no record, no checkpoint, no command line; init under one jit.
+# What is written without the shell: no check, no record, no checkpoint, no command line; init under one jit.
 BY_HAND = """
 import os, jax, jax.numpy as jnp, numpy as np, optax
 jax.config.update("jax_compilation_cache_dir", os.environ["XDG_CACHE_HOME"] + "/by_hand")
@@ -29,7 +29,8 @@ from jaxkit import data, losses, models, updates
 model = models.standardized(models.cnn(num_classes=10), mean=4.9, std=6.0)
 augment = data.affine(max_degrees=10.0, max_scale=0.1, max_shift=1.0)
 schedule = optax.warmup_cosine_decay_schedule(0.0, 3e-3, 50, 1000)
-optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05), updates.ema(decay=0.98))
+adamw = optax.adamw(schedule, weight_decay=0.05)
+optimizer = optax.chain(optax.clip_by_global_norm(1.0), adamw, updates.ema(decay=0.98))
 source = data.digits(split="train").open()
 images, labels = source.arrays["image"], source.arrays["label"]
 @jax.jit
@@ -40,7 +41,8 @@ def init(key):
 def step(params, opt_state, batch, key):
     def loss(params):
         shown = augment(batch, key)
-        return losses.cross_entropy(model.apply(params, {}, shown["image"])[0], shown["label"], label_smoothing=0.05).mean()
+        logits, _ = model.apply(params, {}, shown["image"])
+        return losses.cross_entropy(logits, shown["label"], label_smoothing=0.05).mean()
     value, grads = jax.value_and_grad(loss)(params)
     changes, opt_state = optimizer.update(grads, opt_state, params)
     return optax.apply_updates(params, changes), opt_state, value
