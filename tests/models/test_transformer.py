@@ -191,21 +191,17 @@ def test_a_scan_starts_from_the_same_parameters():
     jax.tree.map(np.testing.assert_array_equal, stack(made[0]), made[1])
 
 
-@pytest.mark.parametrize(("family", "form"), [("gpt2", dict(scan=True, remat=True)), ("llama", dict(scan=True))])
-def test_remat_and_scan_change_neither_loss_nor_gradients(family, form):
-    value, gradient = loss_and_gradient(family)
-    other_value, other = loss_and_gradient(family, **form)
+def test_remat_and_scan_change_neither_loss_nor_gradients():
+    # With dropout, so that the draws are compared too. A scan of the other family is compared in decoding.
+    value, gradient = loss_and_gradient(begin("gpt2")[1])
+    other_value, other = loss_and_gradient(stack(begin("gpt2")[1]), scan=True, remat=True)
     assert other_value == pytest.approx(value, rel=1e-6)
-    gradient = stack(gradient) if form.get("scan") else gradient
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), other, gradient)
-    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradient)) > 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), other, stack(gradient))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(other)) > 0.1
 
 
-@functools.cache
-def loss_and_gradient(family, **form):
-    # With dropout in one family, so that the draws are compared too.
-    model = models.transformer(**FAMILIES[family], **form, dropout=0.1 if family == "gpt2" else 0.0)
-    params = stack(begin(family)[1]) if form.get("scan") else begin(family)[1]
+def loss_and_gradient(params, **form):
+    model = models.transformer(**TINY, **form, dropout=0.1)
 
     def loss(params):
         logits, _ = model.apply(params, {}, TOKENS, key=jax.random.key(1), train=True)
