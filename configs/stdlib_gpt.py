@@ -3,8 +3,8 @@
     python experiments/text_generation.py --config=configs/stdlib_gpt.py
     python experiments/text_generation.py --config=configs/stdlib_gpt.py:tokenizer=bpe
 
-A few minutes on two CPU cores. On the 62 held-out modules of Python 3.11.7, 1.18 MB, the bytes come to 2.333 bits
-per byte and an accuracy of 0.574 of the next byte (seed 0, 2026-11-21, jax 0.10.2), BPE
+A few minutes on two CPU cores. On the 62 held-out modules of Python 3.11.7, 1.18 MB, bytes come to 2.333 bits per
+byte, and byte pairs, trained with tokenizers 0.23.3, to 2.084, in 271 s of CPU time (seed 0, 2026-11-21, jax 0.10.2).
 """
 
 from jaxkit import configs
