@@ -169,7 +169,7 @@ def _check_filters(decoder: Decoder, temperature, top_k, top_p, min_p) -> None:
     for name, (value, within, wanted) in ranges.items():
         if (value is None and name != "temperature") or isinstance(value, jax.core.Tracer):
             continue
-        if isinstance(value, bool | str) or jnp.ndim(value) or value is None:
+        if value is None or isinstance(value, bool | str) or np.ndim(value):
             raise TypeError(f"{name}: came {checks.describe(value)}, wanted {wanted}")
         if not within(float(value)):
             raise ValueError(f"{name}: came {value}, wanted {wanted}")

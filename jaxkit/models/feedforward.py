@@ -62,8 +62,9 @@ def mlp(
     def apply(params, extra, inputs, *, key=None, train=False):
         _check_inputs(inputs)
         first = params[next(iter(hidden), "output")]["kernel"]
-        x = jnp.reshape(inputs, (inputs.shape[0], math.prod(inputs.shape[1:]))).astype(first.dtype)
+        x = jnp.reshape(inputs, (inputs.shape[0], math.prod(inputs.shape[1:])))
         checks.shapes(kernel=(first, "features _"), inputs=(x, "batch features"))
+        x = x.astype(first.dtype)
         for name in hidden:
             x = activation(_dense(params[name], x))
             if train:

@@ -169,30 +169,34 @@ def test_published_models_have_their_published_sizes(arguments, count, scan):
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
 
 
+@functools.cache
+def started():
+    """The parameters of one model without and with a scan, as they start."""
+    wide = TINY | dict(features=64, tied=False)
+    both = [models.transformer(**wide, scan=scan) for scan in (False, True)]
+    return jax.device_get(jax.jit(lambda key: [model.init(key, TOKENS)[0] for model in both])(jax.random.key(3)))
+
+
 def test_parameters_start_at_the_stated_size():
-    model = models.transformer(**TINY | dict(features=64, tied=False, num_layers=8), scan=True)
-    params, _ = jax.jit(model.init)(jax.random.key(0), TOKENS)
+    params = started()[1]
     blocks = params["blocks"]
-    std = lambda leaf: float(np.std(leaf))
-    # The deviation of n draws is right to 1 / sqrt(2 n): 4 of these are 1.6 % for the smallest, 32,768 numbers.
+    # The deviation of n draws is right to 1 / sqrt(2 n): 4 of these are 4 % for 8,192 numbers at least.
     for part, name in [("attention", "query"), ("attention", "key"), ("attention", "value"), ("mlp", "up")]:
-        assert std(blocks[part][name]["kernel"]) == pytest.approx(0.02, rel=0.016)
+        assert np.std(blocks[part][name]["kernel"]) == pytest.approx(0.02, rel=0.04)
         assert not np.any(blocks[part][name]["bias"])
     for part, name in [("attention", "output"), ("mlp", "down")]:
-        assert std(blocks[part][name]["kernel"]) == pytest.approx(0.02 / 4, rel=0.016)  # sqrt(2 x 8) = 4
+        assert np.std(blocks[part][name]["kernel"]) == pytest.approx(0.02 / 2, rel=0.04)  # sqrt(2 x 2) = 2
     for leaf in (params["embedding"], params["output"]["kernel"], params["positions"]):
-        assert std(leaf) == pytest.approx(0.02, rel=0.12)  # 640 numbers
+        assert np.std(leaf) == pytest.approx(0.02, rel=0.12)  # 640 numbers
     assert np.all(blocks["mlp_norm"]["scale"] == 1)
 
 
 def test_a_scan_starts_from_the_same_parameters():
-    both = [models.transformer(**TINY, scan=scan) for scan in (False, True)]
-    made = jax.jit(lambda key: [model.init(key, TOKENS)[0] for model in both])(jax.random.key(3))
-    jax.tree.map(np.testing.assert_array_equal, stack(made[0]), made[1])
+    jax.tree.map(np.testing.assert_array_equal, stack(started()[0]), started()[1])
 
 
 def test_remat_and_scan_change_neither_loss_nor_gradients():
-    # With dropout, so that the draws are compared too. A scan of the other family is compared in decoding.
+    # A scan of the other family is compared in decoding.
     value, gradient = loss_and_gradient(begin("gpt2")[1])
     other_value, other = loss_and_gradient(stack(begin("gpt2")[1]), scan=True, remat=True)
     assert other_value == pytest.approx(value, rel=1e-6)
@@ -201,11 +205,8 @@ def test_remat_and_scan_change_neither_loss_nor_gradients():
 
 
 def loss_and_gradient(params, **form):
-    model = models.transformer(**TINY, **form, dropout=0.1)
-
-    def loss(params):
-        logits, _ = model.apply(params, {}, TOKENS, key=jax.random.key(1), train=True)
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1))
+    model = models.transformer(**TINY, **form)
+    loss = lambda params: jnp.mean(jax.nn.logsumexp(model.apply(params, {}, TOKENS)[0], axis=-1))
 
     return jax.device_get(jax.jit(jax.value_and_grad(loss))(params))
 
@@ -224,7 +225,8 @@ def test_remat_computes_blocks_again():
 
 def test_dropout_is_of_the_embedding_and_of_what_each_part_adds():
     # Each adds a power of two to every feature; the last norm then divides a row by one number.
-    model = models.transformer(**TINY | dict(features=256), dropout=0.5, norm="rms", output="hidden")
+    form = dict(**TINY | dict(features=256), dropout=0.5, norm="rms", output="hidden")
+    model = models.transformer(**form)
     params, _ = jax.eval_shape(model.init, jax.random.key(0), TOKENS)
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), params)
     params["norm"]["scale"] += 1
@@ -233,13 +235,18 @@ def test_dropout_is_of_the_embedding_and_of_what_each_part_adds():
         added += [params[f"block_{i}"]["attention"]["output"]["bias"], params[f"block_{i}"]["mlp"]["down"]["bias"]]
     for power, array in enumerate(added):
         array += 2.0**power
-    apply = jax.jit(functools.partial(model.apply, train=True))
-    (hidden, _), _ = apply(params, {}, TOKENS[:, :1], key=jax.random.key(0))
+
+    def hidden(model, params, seed):
+        train = jax.jit(functools.partial(model.apply, train=True))
+        return np.asarray(train(params, {}, TOKENS[:, :1], key=jax.random.key(seed))[0][0])
+
+    drawn = hidden(model, params, 0)
     # 1, 2, 4, 8 and 16, each kept or not: 32 sums. Were two of the masks the same, there would be 16.
-    for row in np.asarray(hidden)[:, 0]:
+    for row in drawn[:, 0]:
         assert len(np.unique(np.round(row / row.max(), 3))) > 25
-    (again, _), _ = apply(params, {}, TOKENS[:, :1], key=jax.random.key(1))
-    assert not np.allclose(again, hidden, atol=0.1)
+    assert not np.allclose(hidden(model, params, 1), drawn, atol=0.1)
+    scanned = models.transformer(**form, scan=True, remat=True)
+    np.testing.assert_allclose(hidden(scanned, stack(params), 0), drawn, rtol=1e-5)
 
 
 @every_family
