@@ -85,7 +85,8 @@ def get_config(arg=""):
         "average": {"call": "optax.identity"},
         "microbatches": 1,
         "samples": {
-            "prompts": ("import ", "def ", "class "),
+            # Without a space behind them: a space begins the token of the next word.
+            "prompts": ("import", "def", "class"),
             "num_tokens": 256,
             "temperature": 0.8,
             "top_p": 0.95,

@@ -87,7 +87,7 @@ def get_config(arg=""):
         # No average of the parameters: it would cost another copy of them.
         "average": {"call": "optax.identity"},
         "microbatches": 1,
-        "samples": {"prompts": ("import ",), "num_tokens": 128, "temperature": 0.8, "top_p": 0.95},
+        "samples": {"prompts": ("import",), "num_tokens": 128, "temperature": 0.8, "top_p": 0.95},
         "layout": LAYOUTS[choice.layout],
         "writers": (),
         "steps_per_call": 1,

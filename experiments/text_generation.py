@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxkit import configs, metrics, objectives, runs, sampling, updates
-from jaxkit.data import tokenizers
+from jaxkit.data import prompts
 from jaxkit.types import Recipe
 
 
@@ -49,22 +49,22 @@ def recipe(config) -> Recipe:
         return {"nats": objectives.token_cross_entropy(outputs, targets)}
 
     def samples(params, extra, key):
-        prompts, lengths = tokenizers.encode_prompts(codec(), config.samples.prompts)
+        starts, lengths = prompts.encode_prompts(codec(), config.samples.prompts)
         written = sampling.generate(
             model,
             params,
-            prompts,
+            starts,
             lengths,
             key,
             num_tokens=config.samples.num_tokens,
             temperature=config.samples.temperature,
             top_p=config.samples.top_p,
         )
-        texts = [tokenizers.decode_document(codec(), row) for row in written]
+        texts = [prompts.decode_document(codec(), row) for row in written]
         return "".join(f"--- {p!r}\n{p}{text}\n" for p, text in zip(config.samples.prompts, texts))
 
     if writes:
-        tokenizers.check_prompts(
+        prompts.check_prompts(
             config.samples.prompts, num_tokens=config.samples.num_tokens, max_length=model.max_length
         )
     return Recipe(

@@ -36,6 +36,7 @@ _SUBMODULES = (
     "corpora",
     "manifests",
     "prepared",
+    "prompts",
     "schema",
     "sources",
     "streams",

@@ -323,10 +323,10 @@ def test_fake_data_beside_real_data_is_not_remembered_either(tmp_path):
 def test_where_data_is_looked_for(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXKIT_DATA", "/a")
     monkeypatch.setenv("TFDS_DATA_DIR", "/b")
-    assert str(prepared_module._directory("/c")) == "/c"
-    assert str(prepared_module._directory(None)) == "/a"
+    assert str(prepared_module.data_directory("/c")) == "/c"
+    assert str(prepared_module.data_directory(None)) == "/a"
     monkeypatch.delenv("JAXKIT_DATA")
-    assert str(prepared_module._directory(None)) == "/b"
+    assert str(prepared_module.data_directory(None)) == "/b"
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert prepared_module._directory(None) == tmp_path / "tensorflow_datasets"
+    assert prepared_module.data_directory(None) == tmp_path / "tensorflow_datasets"

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxkit import data
-from jaxkit.data import corpora, tokenizers, tokens
+from jaxkit.data import corpora, prompts, tokenizers, tokens
 from jaxkit.errors import UsageError
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
@@ -249,17 +249,17 @@ def test_synthetic_tokens_are_the_same_everywhere():
 
 def test_prompts_begin_documents_and_a_document_ends_where_it_ends():
     codec = tokenizers.bytes_codec()
-    numbers, lengths = tokenizers.encode_prompts(codec, ("é", "abcd"))
+    numbers, lengths = prompts.encode_prompts(codec, ("é", "abcd"))
     assert numbers.tolist() == [[256, 195, 169, 256, 256], [256, 97, 98, 99, 100]]
     assert lengths.tolist() == [3, 5]
-    assert tokenizers.decode_document(codec, np.array([97, 98])) == "ab"
-    assert tokenizers.decode_document(codec, np.array([256, 98])) == ""
+    assert prompts.decode_document(codec, np.array([97, 98])) == "ab"
+    assert prompts.decode_document(codec, np.array([256, 98])) == ""
 
 
-@pytest.mark.parametrize("prompts", [(), "import", ("a", ""), (3,)])
-def test_prompts_must_be_texts(prompts):
+@pytest.mark.parametrize("texts", [(), "import", ("a", ""), (3,)])
+def test_prompts_must_be_texts(texts):
     with pytest.raises(UsageError, match=r"prompts(\[.\])?: came .*, wanted"):
-        tokenizers.encode_prompts(tokenizers.bytes_codec(), prompts)
+        prompts.encode_prompts(tokenizers.bytes_codec(), texts)
 
 
 def test_bad_input_is_explained(library, tmp_path, monkeypatch):
