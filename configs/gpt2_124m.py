@@ -93,5 +93,5 @@ def get_config(arg=""):
         },
         "layout": LAYOUTS[choice.layout],
         "writers": (),
-        "steps_per_call": 1,
+        "steps_per_call": None,
     }

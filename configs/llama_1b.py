@@ -90,5 +90,5 @@ def get_config(arg=""):
         "samples": {"prompts": ("import",), "num_tokens": 128, "temperature": 0.8, "top_p": 0.95},
         "layout": LAYOUTS[choice.layout],
         "writers": (),
-        "steps_per_call": 1,
+        "steps_per_call": None,
     }

@@ -75,5 +75,5 @@ def get_config(arg=""):
         },
         "layout": {"call": "jaxkit.parallel.jit"},
         "writers": (),
-        "steps_per_call": 1,
+        "steps_per_call": None,
     }

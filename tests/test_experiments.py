@@ -77,11 +77,14 @@ def small_text(root, tokenizer):
 BYTES, BPE = {"call": "jaxkit.data.byte_level"}, {"call": "jaxkit.data.bpe", "vocabulary_size": 300}
 SMALL_GPT2 = small_model("model.model", vocabulary_size=300)
 # As RUNS, of text generation: (tokenizer or None where the tokens are synthetic, what is changed besides).
+SMALL_LLAMA = SMALL_GPT2 | {"model.model.num_kv_heads": 1, "model.model.mlp_features": 16}
 TEXT_RUNS = {
     "stdlib_gpt.py": (BYTES, small_model()),
     "stdlib_gpt.py:tokenizer=bpe": (BPE, small_model(vocabulary_size=300) | {"samples": None}),
     "gpt2_124m.py": (None, SMALL_GPT2),
-    "llama_1b.py": (None, SMALL_GPT2 | {"model.model.num_kv_heads": 1, "model.model.mlp_features": 16}),
+    "llama_1b.py": (None, SMALL_LLAMA),
+    "llama_1b.py:layout=fsdp": (None, SMALL_LLAMA | {"layout.fsdp": 4}),
+    "llama_1b.py:layout=tensor": (None, SMALL_LLAMA | {"layout.fsdp": 2}),
 }
 
 
