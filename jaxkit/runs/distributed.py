@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from jaxkit.errors import UsageError
-from jaxkit.runs.joining import SECONDS_BETWEEN_SIGNS, Settings, address, channel
+from jaxkit.runs.channels import SECONDS_BETWEEN_SIGNS, channel
+from jaxkit.runs.joining import Settings, is_loopback
 from jaxkit.runs.peers import FAILED, LOST, OK, SECONDS_OF_DOUBT, TRY_AGAIN
 from jaxkit.runs.supervisor import WORKER
 
@@ -183,12 +184,12 @@ def _initialized(said: Mapping[str, Any]) -> Worker:
 
     # Its own handler of SIGTERM would take the place of the run's.
     jax.config.update("jax_enable_preemption_service", False)
-    host, _, port = said["coordinator"].rpartition(":")
+    host = said["coordinator"].rpartition(":")[0].strip("[]")
     jax.distributed.initialize(
         said["coordinator"],
         said["num_processes"],
         said["process_id"],
-        coordinator_bind_address=address(host.strip("[]"), int(port)),
+        coordinator_bind_address=said["coordinator"] if is_loopback(host) else None,
         initialization_timeout=int(said["join_seconds"]),
         # The supervisors see a death long before; all that jax would do is to abort.
         heartbeat_timeout_seconds=600,

@@ -6,18 +6,14 @@ found here, and said; jax would abort.
 """
 
 import contextlib
-import json
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from jaxkit.runs.channels import SECONDS_BETWEEN_SIGNS, TICK, Channel, channel, part
 from jaxkit.runs.peers import LOST, USAGE
-
-SECONDS_BETWEEN_SIGNS = 1.0
-TICK = 0.2
-_LONGEST_LINE = 2**16
 
 
 class Settings(NamedTuple):
@@ -34,18 +30,6 @@ class Settings(NamedTuple):
     process_id: int
     peer_seconds: float
     join_seconds: float
-
-
-class Channel(NamedTuple):
-    """Messages to and from another process.
-
-    send:    (message) -> None; does nothing where nobody listens any more
-    receive: () -> the messages that have come; raises EOFError where no more can come
-    """
-
-    socket: socket.socket
-    send: Callable[[Mapping[str, Any]], None]
-    receive: Callable[[], list[dict[str, Any]]]
 
 
 class Job(NamedTuple):
@@ -69,57 +53,6 @@ class End(Exception):
     def __init__(self, code: int, text: str, silent: tuple[int, ...] = ()):
         super().__init__(text)
         self.code, self.text, self.silent = code, text, silent
-
-
-def channel(connection: socket.socket) -> Channel:
-    """Messages over a connected socket.
-
-    Example:
-        >>> here, there = map(channel, socket.socketpair())
-        >>> here.send({"begun": 3})
-        >>> there.receive()
-        [{'begun': 3}]
-    """
-    connection.settimeout(SECONDS_BETWEEN_SIGNS)
-    rest = b""
-
-    def send(message: Mapping[str, Any]) -> None:
-        with contextlib.suppress(OSError):
-            connection.sendall(json.dumps(message).encode() + b"\n")
-
-    def receive() -> list[dict[str, Any]]:
-        nonlocal rest
-        try:
-            came = connection.recv(_LONGEST_LINE)
-        except TimeoutError:
-            return []
-        except OSError as error:
-            raise EOFError from error
-        *lines, rest = (rest + came).split(b"\n")
-        if not came or len(rest) > _LONGEST_LINE:
-            raise EOFError
-        try:
-            found = [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise EOFError from error
-        return [message for message in found if isinstance(message, dict)]
-
-    return Channel(connection, send, receive)
-
-
-def part(channels: Iterable[Channel]) -> None:
-    """Ends what is said over channels, so that all of it arrives: what is closed with something unread does not."""
-    until = time.monotonic() + 2 * SECONDS_BETWEEN_SIGNS
-    open_ = {channel.socket for channel in channels if channel.socket.fileno() >= 0}
-    for connection in open_:
-        with contextlib.suppress(OSError):
-            connection.shutdown(socket.SHUT_WR)
-    while open_ and time.monotonic() < until:
-        for connection in select.select(list(open_), [], [], TICK)[0]:
-            with contextlib.suppress(OSError):
-                if connection.recv(_LONGEST_LINE):
-                    continue
-            open_.discard(connection)
 
 
 @contextlib.contextmanager
@@ -187,7 +120,7 @@ def _greeting(found: Channel) -> dict[str, Any]:
     """What a process says of itself; {} where it is none of ours."""
     with contextlib.suppress(EOFError, LookupError):
         came = found.receive()[0]
-        if {"process_id", "num_processes", "host", "command"} <= came.keys():
+        if {"num_processes", "host", "command"} <= came.keys() and isinstance(came["process_id"], int):
             return came
     return {}
 
@@ -238,29 +171,35 @@ def _answer(to_0: Channel, settings: Settings) -> dict[str, Any]:
 
 
 def _listening(settings: Settings) -> socket.socket:
-    place = address(settings.host, settings.port)
     try:
-        family, kind, _, _, where = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind)
+        return _server(settings.host, settings.port)
     except OSError as error:
-        raise End(USAGE, f"--distributed: there is no host {settings.host} ({error.strerror})") from None
-    try:
-        # A port that the run before this one used is free at once.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen(settings.num_processes)
-    except OSError as error:
-        listener.close()
-        text = f"--distributed: process 0 cannot listen at {place} ({error.strerror})"
-        raise End(USAGE, f"{text}; choose another port, and the address of this host") from None
-    return listener
+        text = f"process 0 cannot listen at {address(settings.host, settings.port)} ({error.strerror})"
+        raise End(USAGE, f"--distributed: {text}; choose another port") from None
+
+
+def _server(host: str, port: int) -> socket.socket:
+    # The name of a host often means 127.0.1.1 on the host itself, so only a loopback address is taken at its word.
+    if is_loopback(host):
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
 
 
 def _free_port(host: str) -> int:
-    family, kind, _, _, where = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
-    with socket.socket(family, kind) as found:
-        found.bind(where)
+    with _server(host, 0) as found:
         return found.getsockname()[1]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address means this very host, so that nobody else need reach it.
+
+    Example:
+        >>> is_loopback("127.0.0.1"), is_loopback("node1")
+        (True, False)
+    """
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def address(host: str, port: int) -> str:

@@ -116,12 +116,15 @@ def explain(verdict: Verdict, hosts: Mapping[int, str], directory: str | None) -
         >>> explain(Verdict(LOST, (1,), "is dead"), {1: "node7"}, None)
         'process 1 (node7) is dead; start the same command again on all hosts: it begins at step 0'
     """
-    names = " and ".join(f"process {id} ({hosts.get(id, 'unknown host')})" for id in verdict.culprits)
+    names = " and ".join(f"process {id} ({hosts[id]})" for id in verdict.culprits)
+    verb, _, rest = verdict.what.partition(" ")
+    if len(verdict.culprits) > 1:
+        verb = {"is": "are", "has": "have"}.get(verb, verb)
     if verdict.code not in (LOST, TRY_AGAIN):
-        return f"{names} {verdict.what}"
+        return f"{names} {verb} {rest}"
     step = _newest(Path(directory)) if directory else 0
     begins = f"resumes from step {step}" if step else "begins at step 0"
-    return f"{names} {verdict.what}; start the same command again on all hosts: it {begins}"
+    return f"{names} {verb} {rest}; start the same command again on all hosts: it {begins}"
 
 
 def _newest(directory: Path) -> int:

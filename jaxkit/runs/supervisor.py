@@ -18,8 +18,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxkit.runs import joining, peers
-from jaxkit.runs.joining import SECONDS_BETWEEN_SIGNS, TICK, Channel, End, Job, Settings
+from jaxkit.runs import channels, joining, peers
+from jaxkit.runs.channels import SECONDS_BETWEEN_SIGNS, TICK, Channel
+from jaxkit.runs.joining import End, Job, Settings
 from jaxkit.runs.peers import LOST, OK, TRY_AGAIN, Peer
 
 WORKER = "JAXKIT_WORKER"
@@ -35,7 +36,7 @@ def main(settings: Settings, command: list[str]) -> int:
             try:
                 return _watch(settings, job, channel, worker)
             finally:
-                joining.part(job.channels.values())
+                channels.part(job.channels.values())
     except End as end:
         if settings.process_id not in end.silent:
             # A progress bar that was killed has left the cursor hidden.
@@ -83,7 +84,7 @@ def _start(settings: Settings, command: list[str], job: Job) -> tuple[Channel, s
             pass_fds=[theirs.fileno()],
             process_group=0,
         )
-    return joining.channel(ours), worker
+    return channels.channel(ours), worker
 
 
 def _watch(settings: Settings, job: Job, own: Channel, worker: subprocess.Popen) -> int:
@@ -120,24 +121,24 @@ def started(job: Job, settings: Settings) -> float:
     return job.began + settings.join_seconds
 
 
-def _received(channels: dict[int, Channel]) -> list[tuple[int, dict[str, Any]]]:
+def _received(open_: dict[int, Channel]) -> list[tuple[int, dict[str, Any]]]:
     """The messages that come within a moment; a channel that has closed is taken out."""
-    ready, _, _ = select.select([channel.socket for channel in channels.values()], [], [], TICK)
+    ready, _, _ = select.select([channel.socket for channel in open_.values()], [], [], TICK)
     found: list[tuple[int, dict[str, Any]]] = []
-    for id, channel in list(channels.items()):
+    for id, channel in list(open_.items()):
         if channel.socket in ready:
             try:
                 found += [(id, message) for message in channel.receive()]
             except EOFError:
                 channel.socket.close()
-                del channels[id]
+                del open_[id]
     return found
 
 
 def _outcome(
     settings: Settings,
     known: Mapping[int, Peer],
-    channels: Mapping[int, Channel],
+    others: Mapping[int, Channel],
     directory: str | None,
     now: float,
 ) -> int | None:
@@ -151,7 +152,7 @@ def _outcome(
         text = peers.explain(verdict, {other: peer.host for other, peer in known.items()}, directory)
         # Who has failed by itself has said why.
         silent = () if verdict.code in (LOST, TRY_AGAIN) else verdict.culprits
-        for channel in channels.values():
+        for channel in others.values():
             channel.send({"end": verdict.code, "text": text, "silent": silent})
         raise End(verdict.code, text, silent)
     if own.exit is None:

@@ -1,4 +1,9 @@
-"""A small experiment for tests that start real processes: python tests/runs/blobs.py --config=tests/runs/blobs_config.py"""
+"""A small experiment, for tests that start real processes: --config=tests/runs/blobs_config.py."""
+
+import itertools
+import os
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxkit import configs, data, metrics, objectives, runs, updates
-from jaxkit.types import Recipe
+from jaxkit.types import Examples, Recipe
 
 
 def sources(*, in_memory: bool):
@@ -19,13 +24,28 @@ def sources(*, in_memory: bool):
         source = data.arrays(
             {"image": images[rows], "label": labels[rows]}, name="blobs", split=name, num_classes={"label": 2}
         )
-        if not in_memory:
-            source = source._replace(open=lambda open=source.open: open()._replace(arrays=None))
-        found[name] = source
+        found[name] = source if in_memory else source._replace(open=lambda source=source: on_disk(source.open()))
     return found
 
 
+def on_disk(examples: Examples) -> Examples:
+    """The same, as if it were too large for memory; it notes how many rows are read, and hangs if asked to."""
+    noted, hangs_after = os.environ.get("BLOBS_NOTED"), int(os.environ.get("BLOBS_HANG_AFTER", "-1"))
+    count = itertools.count()
+
+    def read(indices):
+        if next(count) == hangs_after:
+            time.sleep(3600)
+        if noted:
+            with Path(noted).open("a") as file:
+                file.write(f"{len(indices)}\n")
+        return examples.read(indices)
+
+    return examples._replace(arrays=None, read=read)
+
+
 def recipe(config) -> Recipe:
+    """A classifier with dropout and an average of its parameters."""
     model, layout = configs.build(config.model), configs.build(config.layout)
     loss = optax.softmax_cross_entropy_with_integer_labels
     optimizer = optax.chain(configs.build(config.optimizer), updates.ema(decay=0.9))

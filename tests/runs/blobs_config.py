@@ -2,13 +2,14 @@
 
 
 def get_config(arg=""):
+    """A run of some seconds, with a checkpoint every few steps."""
     return {
         "seed": 3,
-        "num_steps": 12,
+        "num_steps": 24,
         "batch_size": 32,
         "log_every": 1,
-        "eval_every": 6,
-        "checkpoint_every": 4,
+        "eval_every": 12,
+        "checkpoint_every": 8,
         "data": {},
         "in_memory": True,
         "model": {"call": "jaxkit.models.mlp", "features": (16,), "num_classes": 2, "dropout": 0.2},
