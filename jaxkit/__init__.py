@@ -22,6 +22,7 @@ _SUBMODULES = (
     "random",
     "recipe",
     "runs",
+    "sampling",
     "types",
     "updates",
 )

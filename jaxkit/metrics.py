@@ -164,16 +164,17 @@ def bits_per_byte(
     targets: jax.Array,
     mask: jax.Array | None = None,
     *,
-    token_bytes: int | Sequence[int] | np.ndarray = 1,
+    token_bytes: int | Sequence[int] | np.ndarray | jax.Array = 1,
     loss: Loss = losses.cross_entropy,
 ) -> Mean:
     """The bits that a language model needs for a byte of text: comparable between tokenizers.
 
     Like `perplexity`; token_bytes is int[vocabulary], for how many bytes of text each token stands (0 for
-    those that are no text), or one number for all -> Mean(bits, bytes).
+    those that are no text), or int[batch, length], the bytes of each target, or one number for all
+    -> Mean(bits, bytes).
 
     Raises:
-        ValueError: shapes do not fit each other; token_bytes is neither.
+        ValueError: shapes do not fit each other; token_bytes is none of these.
         TypeError: the labels are not integers.
 
     Example:
@@ -182,8 +183,10 @@ def bits_per_byte(
         1.0
     """
     table = jnp.asarray(token_bytes, jnp.float32)
-    if table.ndim:
-        checks.shapes(token_bytes=(table, "vocabulary"))
+    if table.ndim > 1:
+        checks.shapes(token_bytes=(table, " ".join(map(str, jnp.shape(targets)))))
+        per_token = table
+    elif table.ndim:
         # nan, not its neighbour's bytes, for a token that the table lacks.
         per_token = table.at[jnp.asarray(targets)].get(mode="fill", fill_value=jnp.nan)
     else:

@@ -14,6 +14,11 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxkit import checks, random
+from jaxkit.language import language_evaluation as language_evaluation
+from jaxkit.language import language_modelling as language_modelling
+from jaxkit.language import next_tokens as next_tokens
+from jaxkit.language import token_cross_entropy as token_cross_entropy
+from jaxkit.language import vocabulary_of as vocabulary_of
 from jaxkit.means import mean
 from jaxkit.types import Augmentation, Evaluate, Loss, Metric, Metrics, Model, Objective
 

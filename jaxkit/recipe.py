@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks, costs, updates
+from jaxkit import checks, costs, notes, updates
 from jaxkit.types import Metrics, Recipe, State
 
 __all__ = ["Plan", "Recipe", "abstract_batch", "plan"]
@@ -27,6 +27,7 @@ class Plan(NamedTuple):
     metrics:     {split: {name: abstract additive}} of what training and evaluation measure
     predictions: {name: ShapeDtypeStruct} of what `predict` returns
     state:       the abstract State
+    notes:       what the update decided while it was traced: which attention, and why
     """
 
     parameters: Mapping[str, jax.ShapeDtypeStruct]
@@ -40,6 +41,7 @@ class Plan(NamedTuple):
     metrics: Mapping[str, Metrics]
     predictions: Mapping[str, jax.ShapeDtypeStruct]
     state: State
+    notes: tuple[str, ...]
 
 
 def plan(recipe: Recipe, *, batch_size: int) -> Plan:
@@ -84,7 +86,8 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
     compiled = layout.compile(recipe.update)
     update = lambda state, batch, key: compiled(state, layout.put_batch(batch), key)
     make_jaxpr = jax.make_jaxpr(_pair(update, "(state, metrics)"), return_shape=True)
-    jaxpr, (new_state, train_metrics) = _named("update", make_jaxpr, state, batch, key)
+    with notes.collect() as noted:
+        jaxpr, (new_state, train_metrics) = _named("update", make_jaxpr, state, batch, key)
     _check_same("update: state", state, new_state)
     if layout.sums_by and not updates.mentions(jaxpr, layout.sums_by):
         raise checks.UsageError(
@@ -120,6 +123,7 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         metrics=metrics,
         predictions=predictions,
         state=state,
+        notes=tuple(noted),
     )
 
 

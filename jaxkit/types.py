@@ -201,6 +201,9 @@ class Recipe(NamedTuple):
     picture:  (path, rows of the record, batch of a held-out split, its predictions) -> None, draws at the
               end of a run; None for no picture
     steps_per_call: how many steps one call takes; None: chosen by the backend and by what is in the step
+    assets:   () -> {file name: content}, what the run needs beside its parameters (a tokenizer); kept in its
+              directory, and the same whenever it is resumed
+    samples:  (params, extra, key) -> str, what the model writes at the end of a run; None for nothing
     """
 
     data: Mapping[str, Source]
@@ -211,6 +214,8 @@ class Recipe(NamedTuple):
     layout: Layout
     picture: Callable[..., None] | None = None
     steps_per_call: int | None = None
+    assets: Callable[[], Mapping[str, bytes]] | None = None
+    samples: Callable[[Params, Extra, Key], str] | None = None
 
 
 class Writer(NamedTuple):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit import configs
+from jaxkit import configs, objectives
+from jaxkit.errors import UsageError
 from jaxkit.runs import command, directory, record
 from jaxkit.types import Model
 
@@ -52,6 +53,36 @@ SWAPS = {
     "a model of the user's own": {"model": {"call": "own_package.linear", "num_classes": 10}},
 }
 MLP = {"model.features": (8,)}
+# What is in "train" and in "test" by its name, with enough text for some windows of each.
+LIBRARY = {"abc.py": "def first(values):\n    return values[0]\n" * 20, "zipfile.py": "import abc\n" * 20}
+SAMPLES = {"samples.num_tokens": 4, "samples.prompts": ("import ", "a")}
+SMALL_MODEL = {"num_layers": 1, "num_heads": 2, "features": 8, "max_length": 32}
+SYNTHETIC = {"call": "jaxkit.data.synthetic_tokens", "vocabulary_size": 300, "length": 16, "size": 40, "seed": 0}
+
+
+def small_model(prefix="model", **changes):
+    return {f"{prefix}.{name}": value for name, value in (SMALL_MODEL | changes).items()}
+
+
+def small_text(root, tokenizer):
+    text = {
+        "call": "jaxkit.data.text",
+        "corpus": {"call": "jaxkit.data.stdlib", "root": str(root)},
+        "tokenizer": tokenizer,
+        "length": 16,
+    }
+    return {f"data.{split}": {**text, "split": split} for split in ("train", "test")} | SAMPLES
+
+
+BYTES, BPE = {"call": "jaxkit.data.byte_level"}, {"call": "jaxkit.data.bpe", "vocabulary_size": 300}
+SMALL_GPT2 = small_model("model.model", vocabulary_size=300)
+# As RUNS, of text generation: (tokenizer or None where the tokens are synthetic, what is changed besides).
+TEXT_RUNS = {
+    "stdlib_gpt.py": (BYTES, small_model()),
+    "stdlib_gpt.py:tokenizer=bpe": (BPE, small_model(vocabulary_size=300) | {"samples": None}),
+    "gpt2_124m.py": (None, SMALL_GPT2),
+    "llama_1b.py": (None, SMALL_GPT2 | {"model.model.num_kv_heads": 1, "model.model.mlp_features": 16}),
+}
 
 
 def load_recipe(name: str):
@@ -73,10 +104,11 @@ def linear(*, num_classes: int):
     return Model(init, apply)
 
 
-def train(config_name: str, changes: dict, workdir: Path):
+def train(config_name: str, changes: dict, workdir: Path, experiment: str = "image_classification"):
     config = configs.read(str(TOP / "configs" / config_name))
-    config = configs.check_fields(configs.replace(config, SHRUNK | changes))
-    assert command.run(load_recipe("image_classification"), config, experiment="x", workdir=workdir) == command.OK
+    shrunk = {path: value for path, value in SHRUNK.items() if path in config}
+    config = configs.check_fields(configs.replace(config, shrunk | changes))
+    assert command.run(load_recipe(experiment), config, experiment="x", workdir=workdir) == command.OK
     return directory.summary(workdir), record.read(workdir / directory.METRICS)
 
 
@@ -101,6 +133,66 @@ def test_a_config_runs_shrunk(name, tmp_path, request):
     assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
 
 
+@pytest.fixture
+def library(tmp_path):
+    """A small library of modules, at a place of its own: what is prepared is named by its content."""
+    root = tmp_path / "library"
+    root.mkdir()
+    for name, text in LIBRARY.items():
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEXT_RUNS)
+def test_a_config_of_text_runs_shrunk(name, tmp_path, library):
+    tokenizer, changes = TEXT_RUNS[name]
+    synthetic = {"data.train": SYNTHETIC, "data.test": SYNTHETIC | {"seed": 1, "size": 5}}
+    changes = (small_text(library, tokenizer) if tokenizer else synthetic) | changes
+    if "samples" in changes:
+        changes = {path: value for path, value in changes.items() if not path.startswith("samples.")}
+    found, rows = train(name, changes, tmp_path / "run", experiment="text_generation")
+    assert found["status"] == "finished"
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    # Nothing is learned in four steps: all of some 300 tokens are about as likely.
+    assert found["evaluation"]["test"]["loss"] == pytest.approx(
+        np.log(257 if tokenizer == BYTES else 300), abs=0.3
+    )
+    assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
+    assert ("bits_per_byte" in found["evaluation"]["test"]) == (tokenizer is not None)
+    if tokenizer is not None:
+        assert (tmp_path / "run/assets/tokenizer.json").stat().st_size > 20
+    if tokenizer == BYTES:
+        assert (tmp_path / "run/samples.txt").read_text().startswith("--- 'import '\nimport ")
+
+
+def test_the_variants_of_a_config_of_text_are_of_one_vocabulary():
+    for name in ("gpt2_124m.py:data=stdlib,layout=pmap", "stdlib_gpt.py:tokenizer=bpe"):
+        config = configs.read(str(TOP / "configs" / name))
+        model = config.model.model if "model" in config.model else config.model
+        assert objectives.vocabulary_of(configs.build(config.data)) == model.vocabulary_size
+
+
+TEXT_MISTAKES = {
+    "model.vocabulary_size": (256, r"update: vocabulary: came a model of 256 tokens for data of 257; is the"),
+    "samples.prompts": (("import ", ""), r"prompts\[1\]: came '', wanted a text of at least one character"),
+    "samples.num_tokens": (31, r"config\.samples: num_tokens: came 31, wanted at most 30: .*max_length of 32"),
+    "data.test.tokenizer": (BPE, r"config\.data: came vocabularies of .*, wanted one tokenizer for all splits"),
+    "data.train.length": (0, r"length: came 0, wanted a number >= 1"),
+    "model.max_length": (15, r"init: inputs: came int32\[1,16\], wanted .* length of 1 to 15"),
+}
+
+
+@pytest.mark.parametrize("path", TEXT_MISTAKES)
+def test_a_mistake_in_text_is_seen_before_anything_is_read(path, tmp_path):
+    value, message = TEXT_MISTAKES[path]
+    # There is nothing at that place, which would be said as soon as it was read.
+    changes = small_text(tmp_path / "nowhere", BYTES) | small_model() | {path: value}
+    with pytest.raises(UsageError, match=message):
+        train("stdlib_gpt.py", changes, tmp_path / "run", experiment="text_generation")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", SWAPS)
 def test_a_part_is_swapped_by_the_config_alone(name, tmp_path, monkeypatch):
     own = types.ModuleType("own_package")
@@ -114,7 +206,7 @@ def test_a_part_is_swapped_by_the_config_alone(name, tmp_path, monkeypatch):
 
 def test_every_config_file_has_a_row():
     files = {path.name for path in (TOP / "configs").glob("*.py")}
-    assert files == {name.partition(":")[0] for name in RUNS}
+    assert files == {name.partition(":")[0] for name in RUNS | TEXT_RUNS}
 
 
 def test_experiments_are_short():

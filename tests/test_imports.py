@@ -11,9 +11,9 @@ PACKAGE = Path(__file__).parent.parent / "jaxkit"
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = (
     ("errors",),
-    ("types", "checks", "means"),
+    ("types", "checks", "means", "notes"),
     ("random", "losses", "metrics", "calibration", "configs"),
-    ("models", "objectives", "updates", "parallel"),
+    ("models", "language", "objectives", "updates", "parallel", "sampling"),
     ("costs", "recipe", "data"),
     ("runs",),
     ("cli",),

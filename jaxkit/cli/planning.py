@@ -41,6 +41,7 @@ def plan(arguments: argparse.Namespace) -> int:
         "flops_per_step": found.flops,
         "model_flops_per_step": found.model_flops,
         "num_devices": number,
+        "notes": list(found.notes),
         "metrics": {split: list(metrics) for split, metrics in found.metrics.items()},
         "fingerprint": configs.fingerprint(config),
     }
@@ -128,6 +129,7 @@ def _lines(found: Any, numbers: dict[str, Any]):
         floor = numbers["floor_seconds"]
         fits = "fits" if floor["fits"] else "does not fit"
         yield f"on {floor['device']}: at least {floor['seconds'] * 1e3:,.3g} ms a step; its memory: {fits}"
+    yield from found.notes
     for split, metrics in found.metrics.items():
         yield f"{split} measures {', '.join(metrics)}"
 

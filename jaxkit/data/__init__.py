@@ -15,6 +15,11 @@ _MODULE_OF = {
     "arrays": "sources",
     "tfds": "prepared",
     "digits": "prepared",
+    "stdlib": "corpora",
+    "text": "tokens",
+    "byte_level": "tokenizers",
+    "bpe": "tokenizers",
+    "synthetic_tokens": "tokens",
     "shuffled": "streams",
     "padded": "streams",
     "prefetch": "streams",
@@ -25,7 +30,18 @@ _MODULE_OF = {
     "cutout": "augment",
     "chain": "augment",
 }
-_SUBMODULES = ("augment", "cache", "manifests", "prepared", "schema", "sources", "streams")
+_SUBMODULES = (
+    "augment",
+    "cache",
+    "corpora",
+    "manifests",
+    "prepared",
+    "schema",
+    "sources",
+    "streams",
+    "tokenizers",
+    "tokens",
+)
 
 __all__ = [*_MODULE_OF]
 

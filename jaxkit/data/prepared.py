@@ -41,7 +41,13 @@ class _Request(NamedTuple):
         return cache.location(self.directory, title=self.where, key=key)
 
 
-def _directory(data_dir: str | os.PathLike | None) -> Path:
+def data_directory(data_dir: str | os.PathLike | None) -> Path:
+    """Where data sets are: what was given, else JAXKIT_DATA, TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Example:
+        >>> data_directory("/data")
+        PosixPath('/data')
+    """
     variables = os.environ.get("JAXKIT_DATA") or os.environ.get("TFDS_DATA_DIR")
     return Path(data_dir or variables or Path.home() / "tensorflow_datasets").expanduser().absolute()
 
@@ -63,7 +69,7 @@ def digits(*, split: str, data_dir: str | os.PathLike | None = None) -> Source:
         >>> digits(split="train", data_dir=tempfile.mkdtemp()).schema["label"]
         Field(shape=(), dtype=dtype('int32'), num_classes=10)
     """
-    directory = _directory(data_dir)
+    directory = data_directory(data_dir)
 
     def builder() -> Any:
         from jaxkit.data import digits_builder
@@ -106,7 +112,7 @@ def tfds(
         Field(shape=(28, 28, 1), dtype=dtype('uint8'), num_classes=None)
     """
     checks.at_least(0, in_memory_limit=in_memory_limit)
-    directory = _directory(data_dir)
+    directory = data_directory(data_dir)
     request = _Request(
         name=name,
         split=split,
@@ -148,30 +154,35 @@ def _open(request: _Request) -> Examples:
         header = None
     builder = preparing.prepared(request.builder, name=request.name, directory=request.directory)
     wanted = preparing.fields_of(builder, request.fields, where=request.where)
-    records = _records(builder, request)
-    read = partial(_read, records, wanted, request.where)
+    found = records(builder, request.split, where=request.where)
+    read = partial(_read, found, wanted, request.where)
     if header is not None:
-        return Examples(size=len(records), read=read, manifest=header["manifest"], arrays=None)
-    return _first(request, builder, wanted, len(records), read)
+        return Examples(size=len(found), read=read, manifest=header["manifest"], arrays=None)
+    return _first(request, builder, wanted, len(found), read)
 
 
 def _decoded_bytes(manifest: Mapping[str, Any]) -> int:
     return manifest["size"] * schema.nbytes(manifests.schema_of(manifest))
 
 
-def _records(builder: Any, request: _Request) -> Sequence[Mapping[str, Any]]:
+def records(builder: Any, split: str, *, where: str) -> Sequence[Mapping[str, Any]]:
+    """The records of one split of a prepared data set, at random access.
+
+    Raises:
+        UsageError: there is no such split, or it is empty; it is prepared in a format without random access.
+    """
     try:
-        records = builder.as_data_source(split=request.split)
+        found = builder.as_data_source(split=split)
     except NotImplementedError as error:
         raise errors.UsageError(
-            f"{request.where}: in {builder.data_dir} it is prepared as {builder.info.file_format}, which has no "
+            f"{where}: in {builder.data_dir} it is prepared as {builder.info.file_format}, which has no "
             "random access: choose another data_dir, or move that directory away"
         ) from error
     except ValueError as error:
-        raise errors.UsageError(f"{request.where}: {str(error).splitlines()[0]}") from error
-    if not len(records):
-        raise errors.UsageError(f"{request.where}: came no examples, wanted at least one")
-    return records
+        raise errors.UsageError(f"{where}: {str(error).splitlines()[0]}") from error
+    if not len(found):
+        raise errors.UsageError(f"{where}: came no examples, wanted at least one")
+    return found
 
 
 def _read(

@@ -18,6 +18,8 @@ from jaxkit.types import Field
 
 # What a missing package comes with; everything else that preparing may need is in "tensorflow".
 _EXTRAS = {"sklearn": "examples", "PIL": "examples"}
+# What is prepared in an instant.
+_QUIET = ("digits", "stdlib")
 
 
 def _line(error: BaseException) -> str:
@@ -99,10 +101,10 @@ def prepared(make: Callable[[], Any], *, name: str, directory: Path) -> Any:
         return builder
     offline = _offline()
     try:
-        with _locked(directory, name):
+        with locked(directory, name):
             builder = make()  # another process may have prepared it by now
             if not builder.data_path.exists():
-                with _patience(offline), _progress(quiet=name == "digits"):
+                with _patience(offline), _progress(quiet=name in _QUIET):
                     _prepare(builder)
             return builder
     except ImportError as error:
@@ -128,7 +130,8 @@ def _prepare(builder: Any) -> None:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path, name: str) -> Iterator[None]:
+def locked(directory: Path, name: str) -> Iterator[None]:
+    """Only one process at a time is in it, for each name; the others wait."""
     import fcntl
 
     directory.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,17 @@ from jaxkit.types import Key
 EPSILON = 1e-5
 
 
+def normal(key: Key, shape: tuple[int, ...], *, std: float) -> jax.Array:
+    """Draws f32[shape] from a normal distribution of mean 0.
+
+    Example:
+        >>> normal(jax.random.key(0), (3, 4), std=0.02).shape
+        (3, 4)
+    """
+    # Drawn flat, which compiles faster.
+    return std * jax.random.normal(key, (math.prod(shape),), jnp.float32).reshape(shape)
+
+
 def dense_params(key: Key, shape: tuple[int, int], *, std: float, bias: bool) -> dict[str, jax.Array]:
     """The parameters of `dense`: a `kernel` [in, out] of deviation `std`, and a `bias` of zeros.
 
@@ -19,7 +30,7 @@ def dense_params(key: Key, shape: tuple[int, int], *, std: float, bias: bool) ->
         >>> jax.tree.map(jnp.shape, dense_params(jax.random.key(0), (3, 4), std=0.02, bias=True))
         {'bias': (4,), 'kernel': (3, 4)}
     """
-    params = {"kernel": std * jax.random.normal(key, shape, jnp.float32)}
+    params = {"kernel": normal(key, shape, std=std)}
     return {**params, "bias": jnp.zeros(shape[1:], jnp.float32)} if bias else params
 
 
@@ -84,7 +95,7 @@ def embed(embedding: jax.Array, tokens: jax.Array) -> jax.Array:
     tokens = jnp.asarray(tokens, jnp.int32)
     # Without this, -1 would be the last row.
     tokens = jnp.where(tokens < 0, embedding.shape[0], tokens)
-    return embedding.at[tokens].get(mode="fill", fill_value=jnp.nan)
+    return jnp.asarray(embedding).at[tokens].get(mode="fill", fill_value=jnp.nan)
 
 
 def project(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:

@@ -225,8 +225,9 @@ def _follow(recipe, config, plan, examples, folder: Path, console, worker: distr
 def _train(
     recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str, worker: distributed.Worker
 ) -> int:
-    from jaxkit.runs import digest, directory, files, loop, progress
+    from jaxkit.runs import assets, digest, directory, files, loop, progress
 
+    assets.keep(folder, recipe.assets)
     manifests = {split: opened.manifest for split, opened in examples.items()}
     _check_same_data(folder, manifests)
     form = loop.choose_form(recipe, plan, config)
@@ -272,6 +273,11 @@ def _train(
             loop.draw(recipe, config, outcome.state, examples, folder)
         except Exception as error:  # a picture is no reason to lose a run
             console.print(f"warning: no picture: {type(error).__name__}: {error}")
+    if recipe.samples is not None:
+        try:
+            assets.write_samples(folder, recipe.samples, outcome.state, config.seed)
+        except Exception as error:  # nor are samples
+            console.print(f"warning: no samples: {type(error).__name__}: {error}")
     sha256 = digest.sha256(outcome.state.params)
     directory.set_status(folder, status="finished", params_sha256=sha256, **done)
     files.sync_directory(folder)
@@ -311,9 +317,12 @@ def _sum_up(console, folder: Path) -> None:
     """The table of results, and the run directory as the last line."""
     from rich.table import Table
 
-    from jaxkit.runs import directory
+    from jaxkit.runs import assets, directory
 
     found = directory.summary(folder)
+    written = assets.shortened(folder)
+    if written:
+        console.print(written, soft_wrap=True)
     splits = list(found["evaluation"])
     table = Table(title=f"{found['experiment']}: {found['step']:,} steps", title_justify="left")
     table.add_column("")
@@ -334,6 +343,8 @@ def _sum_up(console, folder: Path) -> None:
         value = found["timing"].get(name)
         table.add_row(label, f"{value:,.1f}" if value else "")
     console.print(table)
+    if (folder / assets.SAMPLES).exists():
+        console.print(f"samples: {folder / assets.SAMPLES}", soft_wrap=True)
     if (folder / "picture.png").exists():
         console.print(f"picture: {folder / 'picture.png'}", soft_wrap=True)
     console.print(str(folder), soft_wrap=True)

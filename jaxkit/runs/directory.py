@@ -4,7 +4,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,8 +24,10 @@ LOCK = ".lock"
 _SECONDS_FOR_THE_LOCK = 1.0
 
 
-def check(workdir: Path, config: configs.Frozen, experiment: str) -> None:
+def check(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequence[str] = ()) -> None:
     """Checks that the directory is this run's, or could be made so; changes nothing.
+
+    `allow` names the paths of the config that may differ from the run's, with all that is below them.
 
     Raises:
         UsageError: another run's directory, or one that holds other files.
@@ -33,7 +35,7 @@ def check(workdir: Path, config: configs.Frozen, experiment: str) -> None:
     if not str(workdir).isprintable():
         raise UsageError(f"workdir: came {str(workdir)!r}, wanted a name that can be printed, in UTF-8")
     if is_run(workdir):
-        _check_same_run(workdir, config, experiment)
+        _check_same_run(workdir, config, experiment, allow)
         return
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     if not existing.is_dir():
@@ -53,13 +55,17 @@ def check(workdir: Path, config: configs.Frozen, experiment: str) -> None:
 
 
 @contextlib.contextmanager
-def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[None]:
+def claim(
+    workdir: Path, config: configs.Frozen, experiment: str, allow: Sequence[str] = ()
+) -> Iterator[list[configs.Difference]]:
     """Makes the directory this run's, or finds that it is; nobody else may write in it meanwhile.
+
+    Gives the changes of the config that `allow` let pass: (path, what it was, what it is now).
 
     Raises:
         UsageError: another run's directory, another process is writing in it, no permission.
     """
-    check(workdir, config, experiment)
+    check(workdir, config, experiment, allow)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         lock = (workdir / LOCK).open("a+")
@@ -72,18 +78,21 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str) -> Iterator[No
                 " or choose another with --workdir=DIR"
             )
         # Again, now that nobody else can change it.
-        check(workdir, config, experiment)
+        check(workdir, config, experiment, allow)
         for path in workdir.rglob(".*"):
             if files.is_temporary(path):
                 path.unlink()
-        if not is_run(workdir):
+        changed = configs.differences(read_config(workdir), config) if is_run(workdir) else []
+        if not is_run(workdir) or changed:
             try:
                 # The config comes last: it is what makes the directory a run's.
-                files.write_json(workdir / STATUS, {"status": "running", "step": 0, "experiment": experiment})
+                if not changed:
+                    new = {"status": "running", "step": 0, "experiment": experiment}
+                    files.write_json(workdir / STATUS, new)
                 files.write_text(workdir / CONFIG, configs.to_json(config))
             except OSError as error:
                 raise files.explain(error, "workdir") from error
-        yield
+        yield changed
 
 
 def _locked(lock: IO[str]) -> bool:
@@ -98,19 +107,21 @@ def _locked(lock: IO[str]) -> bool:
             time.sleep(0.05)
 
 
-def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str) -> None:
+def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequence[str]) -> None:
     owner = status(workdir).get("experiment", experiment)
     if owner != experiment:
         raise UsageError(
             f"workdir: {workdir} holds a run of {owner}, this is {experiment}; choose another with --workdir=DIR"
         )
-    changed = configs.differences(read_config(workdir), config)
+    allowed = lambda path: any(path == name or path.startswith(f"{name}.") for name in allow)
+    changed = [row for row in configs.differences(read_config(workdir), config) if not allowed(row[0])]
     if changed:
         rows = "; ".join(f"config.{path} was {old!r}, now {new!r}" for path, old, new in changed[:4])
         more = f" (and {len(changed) - 4} more)" if len(changed) > 4 else ""
         raise UsageError(
             f"workdir: {workdir} holds a run with another config: {rows}{more};"
-            " go on with the same config, or choose another with --workdir=DIR"
+            " go on with the same config, allow the change with --allow-config-change=PATH, or choose another"
+            " with --workdir=DIR"
         )
 
 

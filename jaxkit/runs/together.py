@@ -3,7 +3,7 @@
 Alone in a run, each of these does nothing.
 """
 
-import collections
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,8 +16,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxkit.errors import UsageError
 from jaxkit.types import Indexed, Layout
 
-# Calls that are begun before the answer of one is looked at: the devices need not wait for it.
-_CALLS_BEHIND = 2
+# Whether somebody has been asked to stop is agreed on this often, and after so many calls at the latest.
+_SECONDS_UNASKED = 0.5
+_MOST_CALLS_UNASKED = 1000
 
 
 def check(layout: Layout) -> None:
@@ -46,9 +47,10 @@ def check(layout: Layout) -> None:
 
 
 def agreed(stopped: Callable[[], bool]) -> Callable[[], bool]:
-    """`stopped` of any process, known to all at the same call: a call or two after it was asked.
+    """`stopped` of any process, known to all at the same call, about a second after it was asked.
 
-    Every process must ask equally often. It costs one more small program a call.
+    Every process must ask once a call. Twice a second, or at every call where one takes longer, two integers go
+    around the devices; what came of them is looked at the next time, so nothing waits for it.
 
     Example:
         >>> agreed(lambda: True)()
@@ -58,17 +60,24 @@ def agreed(stopped: Callable[[], bool]) -> Callable[[], bool]:
         return stopped
     mesh = Mesh(np.array(jax.devices()), ("all",))
     split, everywhere = NamedSharding(mesh, PartitionSpec("all")), NamedSharding(mesh, PartitionSpec())
-    shape = (jax.device_count(),)
-    flags = {
-        flag: jax.make_array_from_callback(shape, split, np.full(shape, flag).__getitem__)
-        for flag in (False, True)
-    }
-    anyone = jax.jit(jnp.any, out_shardings=everywhere)
-    asked = collections.deque[jax.Array]()
+    largest = jax.jit(lambda x: jnp.max(x, axis=0), out_shardings=everywhere)
+    calls, due, asked, asked_at = 0, 1, 0, time.monotonic()
+    answer: jax.Array | None = None
 
     def ask() -> bool:
-        asked.append(anyone(flags[stopped()]))
-        return len(asked) > _CALLS_BEHIND and bool(asked.popleft())
+        nonlocal calls, due, asked, asked_at, answer
+        calls += 1
+        if calls < due:
+            return False
+        # The same numbers in every process, so all ask, and stop, at the same calls.
+        stops, fewest = (False, -1) if answer is None else np.asarray(answer).tolist()
+        due = calls + max(1, -fewest)
+        seconds = max(time.monotonic() - asked_at, 1e-6) / (calls - asked)
+        asked, asked_at = calls, time.monotonic()
+        wanted = min(_MOST_CALLS_UNASKED, int(_SECONDS_UNASKED / seconds))
+        mine = np.tile(np.array([stopped(), -wanted], np.int32), (jax.device_count(), 1))
+        answer = largest(jax.make_array_from_callback(mine.shape, split, mine.__getitem__))
+        return bool(stops)
 
     return ask
 

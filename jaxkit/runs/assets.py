@@ -1,0 +1,64 @@
+"""What a run keeps beside its parameters: the files that it needs (a tokenizer), and what its model writes."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+
+from jaxkit import random, updates
+from jaxkit.errors import UsageError
+from jaxkit.runs import files
+from jaxkit.types import Extra, Key, Params, State
+
+ASSETS = "assets"
+SAMPLES = "samples.txt"
+_LINES_SHOWN = 24
+
+
+def keep(folder: Path, assets: Callable[[], Mapping[str, bytes]] | None) -> None:
+    """Writes the assets into a run directory, or finds that they are the ones which it was started with.
+
+    Raises:
+        UsageError: they are others; a name that is no file name.
+        OSError: they cannot be written.
+    """
+    for name, content in (assets() if assets is not None else {}).items():
+        path = folder / ASSETS / name
+        if Path(name).name != name:
+            raise UsageError(f"assets: came {name!r}, wanted the name of a file")
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            files.write_bytes(path, content)
+        elif path.read_bytes() != content:
+            raise UsageError(
+                f"assets: the {Path(name).stem} of this config and data does not match that of the run ({path});"
+                " restore the data and the packages that the run was started with, or start afresh with another"
+                " --workdir=DIR"
+            )
+
+
+def write_samples(folder: Path, samples: Callable[[Params, Extra, Key], str], state: State, seed: int) -> None:
+    """Writes what the (averaged) model writes into `samples.txt`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    # On one device, whatever the layout.
+    params, extra = jax.device_get((jax.jit(updates.averaged)(state), state.extra))
+    files.write_text(folder / SAMPLES, samples(params, extra, random.named(jax.random.key(seed), "samples")))
+
+
+def shortened(folder: Path) -> str:
+    """The beginning of a run's samples, as it is shown; empty where there are none.
+
+    Example:
+        >>> shortened(Path("there_is_no_such_directory"))
+        ''
+    """
+    try:
+        lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return ""
+    # What a model writes may hold characters that move a terminal's cursor.
+    shown = ["".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in lines]
+    return "\n".join([*shown[:_LINES_SHOWN], *(["..."] if len(shown) > _LINES_SHOWN else [])])
