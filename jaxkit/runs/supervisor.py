@@ -150,8 +150,9 @@ def _outcome(
     verdict = peers.judge(known if not id else {0: known[0]}, now, seconds=settings.peer_seconds)
     if verdict is not None:
         text = peers.explain(verdict, {other: peer.host for other, peer in known.items()}, directory)
-        # Who has failed by itself has said why.
-        silent = () if verdict.code in (LOST, TRY_AGAIN) else verdict.culprits
+        # Who has failed the same way has said why.
+        failed = tuple(other for other, peer in known.items() if peer.exit == verdict.code)
+        silent = () if verdict.code in (LOST, TRY_AGAIN) else failed
         for channel in others.values():
             channel.send({"end": verdict.code, "text": text, "silent": silent})
         raise End(verdict.code, text, silent)
