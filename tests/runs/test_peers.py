@@ -271,3 +271,15 @@ def test_the_rows_of_two_processes_are_the_whole_batch():
             for name, wanted in whole[step].items():
                 np.testing.assert_array_equal(np.concatenate([part[step][name] for part in parts]), wanted)
     assert make(halves[1])[3]["mask"].tolist() == [False] * 8  # of 50 examples the last batch has 2
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_batch_is_put_together_from_the_parts_of_several_devices(monkeypatch, axis):
+    layout = parallel.mesh(data=2, fsdp=2)
+    batch = {"x": np.arange(48, dtype=np.float32).reshape((8, 6) if axis == 0 else (3, 8, 2))}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    # All four devices are this process's, so it has all rows.
+    assert together.rows(layout, 8).tolist() == list(range(8))
+    found = together.put(layout, batch, 8, axis=axis)
+    assert found["x"].sharding == layout.split(axis)
+    np.testing.assert_array_equal(found["x"], batch["x"])
