@@ -127,6 +127,7 @@ class Layout(NamedTuple):
     divisor:          the size of a batch must be a multiple of it
     sums_by:          primitives of which an update that was composed with `across` has one; () for any update
     shardings:        abstract State -> the same tree of shardings; None on one device
+    split:            axis -> the sharding of a batch along it; None where one process's devices are all it knows
     """
 
     put_state: Callable[[Any], Any]
@@ -138,6 +139,7 @@ class Layout(NamedTuple):
     divisor: int = 1
     sums_by: tuple[str, ...] = ()
     shardings: Callable[[Any], Any] | None = None
+    split: Callable[[int], jax.sharding.Sharding] | None = None
 
 
 Rules = Callable[[Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, jax.sharding.PartitionSpec]]

@@ -60,6 +60,7 @@ class Shuffled:
     examples: Examples
     batch_size: int
     seed: int
+    rows: np.ndarray | None = None
 
     def indices(self, start: int, stop: int | None = None) -> np.ndarray:
         """The examples of batch `start`: i32[batch]; with `stop`, of batches start..stop-1: i32[steps, batch]."""
@@ -79,10 +80,11 @@ class Shuffled:
         return order if stop is None else order.reshape(last - first, self.batch_size)
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        return self.examples.read(self.indices(step))
+        indices = self.indices(step)
+        return self.examples.read(indices if self.rows is None else indices[self.rows])
 
 
-def shuffled(examples: Examples, *, batch_size: int, seed: int) -> Shuffled:
+def shuffled(examples: Examples, *, batch_size: int, seed: int, rows: np.ndarray | None = None) -> Shuffled:
     """An endless stream of full batches: epoch after epoch, each in an order of its own.
 
     `stream[n]` is {name: array[batch, ...]}, for any n in any order: positions [n * batch, (n + 1) * batch)
@@ -93,6 +95,7 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int) -> Shuffled:
         examples: an opened source.
         batch_size: may be more than there are examples.
         seed: 0 or more; the order of epoch e is a function of (seed, e).
+        rows: which rows of each batch `stream[n]` reads, where other processes read the rest; None: all.
 
     Raises:
         ValueError: `batch_size` is below 1 or `seed` negative; by `stream[n]`: n is negative.
@@ -107,7 +110,7 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int) -> Shuffled:
     checks.at_least(0, seed=seed)
     if examples.size > 2**31:
         raise ValueError(f"examples: came {examples.size}, wanted at most 2**31: their numbers are int32")
-    return Shuffled(examples, operator.index(batch_size), operator.index(seed))
+    return Shuffled(examples, operator.index(batch_size), operator.index(seed), rows)
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Padded:
 
     examples: Examples
     batch_size: int
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return -(-self.examples.size // self.batch_size)
@@ -128,12 +132,14 @@ class Padded:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         indices = self.indices(step)
-        batch = self.examples.read(indices)
         mask = indices == indices[0] + np.arange(self.batch_size)
+        if self.rows is not None:
+            indices, mask = indices[self.rows], mask[self.rows]
+        batch = self.examples.read(indices)
         return {**batch, "mask": mask & batch.get("mask", True)}
 
 
-def padded(examples: Examples, *, batch_size: int) -> Padded:
+def padded(examples: Examples, *, batch_size: int, rows: np.ndarray | None = None) -> Padded:
     """All examples once and in order, as a sequence of equal batches; the last is padded, none dropped.
 
     Each batch is {name: array[batch, ...]} with "mask": bool[batch], False where the first example of the
@@ -142,6 +148,7 @@ def padded(examples: Examples, *, batch_size: int) -> Padded:
     Args:
         examples: an opened source.
         batch_size: may be more than there are examples.
+        rows: which rows of each batch are read, as in `shuffled`.
 
     Raises:
         ValueError: `batch_size` is below 1.
@@ -156,7 +163,7 @@ def padded(examples: Examples, *, batch_size: int) -> Padded:
     checks.at_least(1, batch_size=batch_size, size=examples.size)
     if examples.size > 2**31:
         raise ValueError(f"examples: came {examples.size}, wanted at most 2**31: their numbers are int32")
-    return Padded(examples, operator.index(batch_size))
+    return Padded(examples, operator.index(batch_size), rows)
 
 
 def prefetch(stream: Stream, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:

@@ -57,12 +57,14 @@ def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None =
         specs = _specs(tree, rules, sizes)
         return jax.tree.map(lambda spec: NamedSharding(made, spec), specs)
 
+    def split(axis: int) -> NamedSharding:
+        return NamedSharding(made, PartitionSpec(*[None] * axis, BATCH_AXES))
+
     def put_batch(batch: Any, axis: int = 0):
         if isinstance(batch, Indexed):
             return Indexed(batch.arrays, put_batch(batch.indices, axis))
         check_divides(batch, data * fsdp, axis)
-        split = NamedSharding(made, PartitionSpec(*[None] * axis, BATCH_AXES))
-        return jax.tree.map(lambda x: _put(x, split), batch)
+        return jax.tree.map(lambda x: _put(x, split(axis)), batch)
 
     def put_state(tree: Any) -> Any:
         return jax.tree.map(_put, tree, shardings(tree))
@@ -93,6 +95,7 @@ def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None =
         num_devices=number,
         divisor=data * fsdp,
         shardings=shardings,
+        split=split,
     )
 
 
@@ -114,9 +117,12 @@ def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
 
 
 def _put(x: Any, sharding: NamedSharding) -> Any:
-    if jax.process_count() == 1 or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+    if jax.process_count() == 1 or isinstance(x, jax.core.Tracer):
         # A copy of its own: donating it must not delete the source.
         return jax.device_put(x, sharding, may_alias=False)
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
     # Every process has the same global array, and gives its own devices their part of it.
     return jax.make_array_from_callback(x.shape, sharding, np.asarray(x).__getitem__)
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxkit.errors import UsageError
-from jaxkit.runs import files
+from jaxkit.runs import files, together
 
 MANIFEST = "manifest.json"
 
@@ -28,27 +28,39 @@ def save(directory: Path, step: int, tree: Any, *, keep: int = 2, digest: str = 
     Waits until everything is on the disk. What is of later steps was passed over as damaged, and what
     has no manifest was left behind by a kill: both go too. `digest` is that of the record at this step.
 
+    With many processes each calls this and writes its part of what is sharded; the directory is one that all
+    share. Process 0 does the rest.
+
     Raises:
         OSError: it cannot be written; the older checkpoints are as they were.
     """
     import orbax.checkpoint as ocp
 
-    target = directory / str(step)
-    tree = jax.device_get(tree)
-    _remove(target)
-    target.mkdir(parents=True)
+    target, leads = directory / str(step), jax.process_index() == 0
+    if jax.process_count() == 1:
+        tree = jax.device_get(tree)
+    if leads:
+        _remove(target)
+        target.mkdir(parents=True)
     try:
-        _check_free(target, sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(tree)))
+        if leads:
+            _check_free(target, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+        together.wait(f"checkpoint {step} is begun")
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             checkpointer.save(target.absolute() / "state", args=ocp.args.PyTreeSave(tree))
-        files.write_json(target / MANIFEST, {"step": step, "digest": digest, "files": _hashes(target)})
+        # Orbax has waited for all.
+        if leads:
+            files.write_json(target / MANIFEST, {"step": step, "digest": digest, "files": _hashes(target)})
     except BaseException as error:
-        shutil.rmtree(target, ignore_errors=True)
+        if leads:
+            shutil.rmtree(target, ignore_errors=True)
         # TensorStore raises a ValueError for what the file system says.
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code:
             raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
         raise
+    if not leads:
+        return
     files.sync_directory(directory)
     kept = [found for found in steps(directory) if found <= step][-keep:]
     for path in directory.iterdir():
@@ -115,11 +127,14 @@ def record_digest(directory: Path, step: int) -> str | None:
     return (files.read_json(directory / str(step) / MANIFEST) or {}).get("digest")
 
 
-def restore(directory: Path, abstract: Any, warn: Callable[[str], None]) -> tuple[int, Any] | None:
+def restore(
+    directory: Path, abstract: Any, warn: Callable[[str], None], shardings: Mapping[str, Any] | None = None
+) -> tuple[int, Any] | None:
     """The newest checkpoint that is what its manifest says, as numpy arrays; None where there is none.
 
-    `abstract` is a pytree of shapes and dtypes. A damaged checkpoint is named through `warn`, and
-    passed over.
+    `abstract` is a dict of pytrees of shapes and dtypes; for a name in `shardings` the arrays are put on the
+    devices, where it says. A damaged checkpoint is named through `warn`, and passed over. With many processes
+    each calls this, and process 0 chooses for all.
 
     Returns:
         (step, tree).
@@ -127,12 +142,17 @@ def restore(directory: Path, abstract: Any, warn: Callable[[str], None]) -> tupl
     Raises:
         ValueError: a whole checkpoint holds another structure than `abstract`.
     """
+    step = together.from_first(_newest(directory, warn) if jax.process_index() == 0 else 0)
+    return None if step < 0 else (step, _read(directory / str(step), abstract, shardings or {}))
+
+
+def _newest(directory: Path, warn: Callable[[str], None]) -> int:
     for step in reversed(steps(directory)):
         damage = verify(directory / str(step))
         if damage is None:
-            return step, _read(directory / str(step), abstract)
+            return step
         warn(f"checkpoint {step} is damaged ({damage}) and passed over")
-    return None
+    return -1
 
 
 def verify(checkpoint: Path) -> str | None:
@@ -157,10 +177,16 @@ def verify(checkpoint: Path) -> str | None:
     return None
 
 
-def _read(checkpoint: Path, abstract: Any) -> Any:
+def _read(checkpoint: Path, abstract: Any, shardings: Mapping[str, Any]) -> Any:
     import orbax.checkpoint as ocp
 
     arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), abstract)
+    for name in shardings:
+        arguments[name] = jax.tree.map(
+            lambda leaf, sharding: ocp.ArrayRestoreArgs(dtype=leaf.dtype, sharding=sharding),
+            abstract[name],
+            shardings[name],
+        )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         tree = checkpointer.restore(
             checkpoint.absolute() / "state", args=ocp.args.PyTreeRestore(abstract, restore_args=arguments)

@@ -13,18 +13,25 @@ from typing import Any, NamedTuple, NoReturn
 
 from jaxkit import configs
 from jaxkit.errors import UsageError, did_you_mean
-
-OK, FAILED, USAGE, TRY_AGAIN = 0, 1, 2, 75
+from jaxkit.runs import distributed
+from jaxkit.runs.peers import OK, TRY_AGAIN, USAGE
 
 _HELP = """\
-usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config.PATH=VALUE ...] [--debug]
+usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config.PATH=VALUE ...]
+       [--distributed[=HOST:PORT,NUM_PROCESSES,PROCESS_ID]] [--debug]
 
   --config=FILE.py       the config; FILE.py:model=mlp,... gives variants to its get_config
   --config.PATH=VALUE    changes one value of it: --config.optimizer.weight_decay=0
   --workdir=DIR          the run directory (default: runs/NAME-FINGERPRINT); the same command resumes
+  --distributed          one run on many processes, as Slurm, Open MPI or Kubernetes has started them, each with
+                         this same command; they share the run directory
+  --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID
+                         the same, started by hand: where process 0 is, how many there are, which this one is
   --debug                show tracebacks for mistakes too
 
-exit codes: 0 done, 2 a mistake that the message explains, 75 interrupted (start again to resume), 1 other
+exit codes: 0 done, 2 a mistake that the message explains, 75 interrupted (start again to resume), 1 other,
+76 another process is dead or stuck (start all again to resume). A process counts as stuck after
+JAXKIT_PEER_SECONDS (20); the start waits for all for JAXKIT_JOIN_SECONDS (300).
 """
 
 
@@ -35,6 +42,7 @@ class Flags(NamedTuple):
     overrides: list[tuple[str, str]]
     workdir: str | None
     debug: bool
+    distributed: str | None = None
 
 
 def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = None) -> NoReturn:
@@ -58,7 +66,11 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
             print(_HELP.format(experiment=argv[0]), end="")
             sys.exit(OK)
         config = configs.check_fields(configs.read(flags.config, flags.overrides))
-        sys.exit(run(recipe, config, experiment=Path(argv[0]).stem, name=_name(flags), workdir=flags.workdir))
+        names = {"experiment": Path(argv[0]).stem, "name": _name(flags), "workdir": flags.workdir}
+        if flags.distributed is None:
+            sys.exit(run(recipe, config, **names))  # type: ignore[arg-type]
+        with distributed.worker(flags.distributed, ours=argv is sys.argv) as worker, explained(debug=flags.debug):
+            sys.exit(run(recipe, config, **names, worker=worker))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
@@ -89,7 +101,7 @@ def parse(argv: Sequence[str]) -> Flags | None:
 
     Example:
         >>> parse(["x.py", "--config=c.py", "--config.seed=1"])
-        Flags(config='c.py', overrides=[('seed', '1')], workdir=None, debug=False)
+        Flags(config='c.py', overrides=[('seed', '1')], workdir=None, debug=False, distributed=None)
     """
     rest, overrides = configs.split_overrides(argv[1:])
     values: dict[str, str] = {}
@@ -98,17 +110,19 @@ def parse(argv: Sequence[str]) -> Flags | None:
         name, equals, text = word.partition("=")
         if name in ("-h", "--help"):
             return None
-        if name not in ("--config", "--workdir", "--debug"):
-            near = did_you_mean(name, ("--config", "--workdir", "--debug", "--help"))
+        if name not in ("--config", "--workdir", "--debug", "--distributed"):
+            near = did_you_mean(name, ("--config", "--workdir", "--debug", "--distributed", "--help"))
             raise UsageError(f"there is no flag {name}{near.removesuffix('.')} (see --help)")
-        if name != "--debug" and not equals:
+        alone = name in ("--debug", "--distributed")
+        if not alone and not equals:
             text = next(words, "")
-        if name != "--debug" and not text:
+        if not alone and not text:
             raise UsageError(f"{name}: has no value; write {name}=VALUE")
         values[name] = text
     if "--config" not in values:
         raise UsageError("there is no --config; write --config=configs/NAME.py (see --help)")
-    return Flags(values["--config"], overrides, values.get("--workdir"), "--debug" in values)
+    debug, distributed = "--debug" in values, values.get("--distributed")
+    return Flags(values["--config"], overrides, values.get("--workdir"), debug, distributed)
 
 
 def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> Any:
@@ -135,10 +149,12 @@ def run(
     experiment: str,
     name: str = "run",
     workdir: str | os.PathLike[str] | None = None,
+    worker: distributed.Worker = distributed.ALONE,
 ) -> int:
     """Runs an experiment to its end, or to where it is interrupted; returns the exit code.
 
-    Everything is checked on shapes before a directory is made, data read or a program compiled.
+    Everything is checked on shapes before a directory is made, data read or a program compiled. `worker` says
+    which of several processes this is; only the first writes and prints.
 
     Raises:
         UsageError: a mistake in the config, or in what the work directory holds.
@@ -149,42 +165,66 @@ def run(
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
-    console = Console(highlight=False, markup=False)
+    console = Console(highlight=False, markup=False, quiet=not worker.leads)
     # Whoever read the output has gone: the run goes on without it.
     console.on_broken_pipe = _discard_output  # type: ignore[method-assign]
-    if directory.is_run(folder) and directory.status(folder)["status"] == "finished":
-        with directory.claim(folder, config, experiment):
-            console.print("This run is finished. Another --workdir=DIR starts it afresh.")
-        _sum_up(console, folder)
+    if worker.agrees(directory.is_run(folder) and directory.status(folder)["status"] == "finished"):
+        if worker.leads:
+            with directory.claim(folder, config, experiment):
+                console.print("This run is finished. Another --workdir=DIR starts it afresh.")
+            _sum_up(console, folder)
         return OK
     _cache_programs()
     import jax
 
     from jaxkit.recipe import plan
+    from jaxkit.runs import together
 
     built = compose(recipe, config)
     # The preflight and the loop trace them once between them.
     init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))
     built = built._replace(init=init, update=update, evaluate=evaluate)
     planned = plan(built, batch_size=config.batch_size)
-    directory.check(folder, config, experiment)
-    checkpoints.check_room(folder, planned.state_bytes)
+    together.check(built.layout)
+    if worker.leads:
+        directory.check(folder, config, experiment)
+        checkpoints.check_room(folder, planned.state_bytes)
     examples = {split: source.open() for split, source in built.data.items()}
-    writers = configs.build(config.writers, where="config.writers")
-    with directory.claim(folder, config, experiment):
+    writers = configs.build(config.writers, where="config.writers") if worker.leads else ()
+    worker.says(directory=str(folder.absolute()))
+    with directory.claim(folder, config, experiment) if worker.leads else contextlib.nullcontext():
         try:
-            code = _train(built, config, planned, examples, folder, console, writers, fingerprint)
+            if worker.leads:
+                code = _train(built, config, planned, examples, folder, console, writers, fingerprint, worker)
+            else:
+                code = _follow(built, config, planned, examples, folder, console, worker)
         except BaseException as error:
+            worker.doubts(error)
             with contextlib.suppress(OSError):
                 status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                directory.set_status(folder, status=status)
+                if worker.leads:
+                    directory.set_status(folder, status=status)
             raise
-    if code == OK:
+    if code == OK and worker.leads:
         _sum_up(console, folder)
     return code
 
 
-def _train(recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str) -> int:
+def _follow(recipe, config, plan, examples, folder: Path, console, worker: distributed.Worker) -> int:
+    """The part of a process that neither writes nor prints."""
+    from jaxkit.runs import loop, progress
+
+    show = lambda step: progress.progress(console, start=step, num_steps=config.num_steps)
+    with _signals() as stopped:
+        outcome = loop.train(
+            recipe, config, plan, examples, folder, show=show, stopped=stopped.is_set, worker=worker
+        )
+    return TRY_AGAIN if outcome.step < config.num_steps else OK
+
+
+def _train(
+    recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str, worker: distributed.Worker
+) -> int:
     from jaxkit.runs import assets, digest, directory, files, loop, progress
 
     assets.keep(folder, recipe.assets)
@@ -210,6 +250,7 @@ def _train(recipe, config, plan, examples, folder: Path, console, writers, finge
             show=lambda step: progress.progress(console, start=step, num_steps=config.num_steps),
             writers=writers,
             stopped=stopped.is_set,
+            worker=worker,
         )
     noting()
     for writer in writers:

@@ -19,7 +19,7 @@ from jaxkit import data, random, updates
 from jaxkit.errors import UsageError
 from jaxkit.means import add
 from jaxkit.recipe import Plan, nbytes
-from jaxkit.runs import checkpoints, digest, directory, record, retraces, timing
+from jaxkit.runs import checkpoints, digest, directory, distributed, record, retraces, timing, together
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Examples, Indexed, Key, Metrics, Recipe, State, Writer
 
@@ -105,8 +105,11 @@ def train(
     show: Callable[[int], Progress],
     writers: tuple[Writer, ...] = (),
     stopped: Callable[[], bool] = lambda: False,
+    worker: distributed.Worker = distributed.ALONE,
 ) -> Outcome:
     """Trains from the newest checkpoint (or from the start) to the last step, or until `stopped()`.
+
+    Of many processes (`worker`) each does this, and stops where `stopped()` is true in one.
 
     Raises:
         OSError: the run directory cannot be written.
@@ -127,7 +130,7 @@ def train(
         length=tokens.shape[0] - 1 if tokens is not None else None,
         num_devices=layout.num_devices,
     )
-    fold = jax.jit(digest.fold)
+    fold, stopped = jax.jit(digest.fold), together.agreed(stopped)
 
     with (
         contextlib.closing(show(saved_at)) as progress,
@@ -141,6 +144,7 @@ def train(
         guard.placed("state", state)
         while step < last and not stops:
             count, batch = timer.waiting(lambda: next(calls))
+            worker.beat(step + count, count)
             state, metrics = update(state, batch, key)
             step += count
             since.append(metrics)
@@ -159,6 +163,8 @@ def train(
             if not (evaluates or saves or step % config.log_every == 0):
                 continue
             speed = timer.speed(step)
+            if evaluates or saves:
+                worker.rest()
             with timer.pause() if evaluates or saves else contextlib.nullcontext():
                 found = evaluate(state) if evaluates else {}
                 ledger.add(_Row(step, since, fold(state.params), found, speed))
@@ -172,13 +178,14 @@ def train(
                     folder = workdir / directory.CHECKPOINTS
                     checkpoints.save(folder, step, saved, digest=recorder.digest())
         jax.block_until_ready(state)
+        worker.rest()
         evaluations = ledger.evaluations
         if saved_at == last:
             # Killed between the last checkpoint and the report: the record has the row, the report is to come.
             evaluations = {
                 split: _sum([_host(part) for part in parts]) for split, parts in evaluate(state).items()
             }
-        return Outcome(state, step, evaluations, timer.first_at(), timer.read(step))
+        return Outcome(together.whole(state), step, evaluations, timer.first_at(), timer.read(step))
 
 
 def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int, State, Key, Metrics, list[str]]:
@@ -187,7 +194,9 @@ def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int,
     zeros = jax.tree.map(lambda x: _exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
     warnings: list[str] = []
     abstract = {"state": plan.state, "interval": zeros}
-    saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warnings.append)
+    shardings = recipe.layout.shardings
+    split = {"state": shardings(plan.state)} if shardings is not None and jax.process_count() > 1 else None
+    saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warnings.append, split)
     # One program for all of it: op by op it takes longer than compiling the update.
     key_of = lambda seed, name: random.named(jax.random.key(seed), name)
     seed = np.uint32(config.seed)
@@ -202,11 +211,13 @@ def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int,
         return 0, state, key, zeros, warnings
     step, tree = saved
     key = put_state(jax.jit(lambda seed: key_of(seed, "update"))(seed))
-    return step, put_state(tree["state"]), key, tree["interval"], warnings
+    return step, tree["state"] if split else put_state(tree["state"]), key, tree["interval"], warnings
 
 
 def _recorder(workdir: Path, saved_at: int) -> record.Recorder:
     """The record, to go on after the checkpoint; it must hold what the checkpoint says that it held."""
+    if jax.process_index() != 0:
+        return record.nowhere()
     newest = checkpoints.record_digest(workdir / directory.CHECKPOINTS, saved_at)
     return record.recorder(workdir / directory.METRICS, after=saved_at, newest=newest)
 
@@ -253,7 +264,8 @@ def _feed(
 ) -> tuple[Any, Iterator[tuple[int, Any]]]:
     """The update in the form that was chosen, and (number of steps, batch) for each call of it."""
     layout, steps, update = recipe.layout, form.steps_per_call, recipe.update
-    stream = data.shuffled(examples, batch_size=config.batch_size, seed=config.seed)
+    rows = together.rows(layout, config.batch_size)
+    stream = data.shuffled(examples, batch_size=config.batch_size, seed=config.seed, rows=rows)
     calls = _calls(start, config.num_steps, steps)
     fused = steps > 1
     if examples.arrays is not None and nbytes(dict(examples.arrays)) <= MAX_BYTES_ON_DEVICES:
@@ -265,7 +277,7 @@ def _feed(
         read = data.prefetch(stream, start, config.num_steps)
         parts = ([next(read) for _ in call] for call in calls)
         batches = (jax.tree.map(lambda *x: np.stack(x), *part) if fused else part[0] for part in parts)
-    put = (layout.put_batch(batch, axis=int(fused)) for batch in batches)
+    put = (together.put(layout, batch, config.batch_size, axis=int(fused)) for batch in batches)
     counts = (len(call) for call in _calls(start, config.num_steps, steps))
     return (updates.fuse(update) if fused else update), zip(counts, put)
 
@@ -291,10 +303,13 @@ def _evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) ->
     splits: dict[str, Any] = {}
 
     def batches_of(split: str) -> Any:
-        batches = data.padded(examples[split], batch_size=config.batch_size)
-        read = lambda: (layout.put_batch(batches[n]) for n in range(len(batches)))
+        rows = together.rows(layout, config.batch_size)
+        batches = data.padded(examples[split], batch_size=config.batch_size, rows=rows)
+        read = lambda: (together.put(layout, batches[n], config.batch_size) for n in range(len(batches)))
         # What fits in memory is put on the devices once; anything else is read anew each time.
-        return jax.device_put(list(read())) if examples[split].arrays is not None else _Again(read)
+        if examples[split].arrays is None:
+            return _Again(read)
+        return list(read()) if rows is not None else jax.device_put(list(read()))
 
     def evaluate(state: State) -> dict[str, list[Metrics]]:
         params = average(state)

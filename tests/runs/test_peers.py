@@ -1,0 +1,285 @@
+"""How the processes of a job find each other, and whom they blame."""
+
+import signal
+import socket
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from jaxkit import data, parallel
+from jaxkit.errors import UsageError
+from jaxkit.runs import channels, command, distributed, joining, peers, together
+from jaxkit.runs.joining import End, Settings
+from jaxkit.runs.peers import FAILED, LOST, TRY_AGAIN, USAGE, Peer
+
+NOW = 1000.0
+WORKS = Peer("a", NOW, begun=7, timed=True, still=0.5, longest=1.0)
+WAITS = WORKS._replace(begun=9, still=25.0)
+
+
+def judged(*found: Peer):
+    return peers.judge(dict(enumerate(found)), NOW, seconds=20)
+
+
+def test_nobody_is_blamed_while_all_work_or_have_ended_well():
+    assert judged(WORKS, WORKS) is None
+    assert judged(WORKS, WORKS._replace(exit=0, closed=NOW)) is None
+    assert judged(WORKS._replace(exit=75), WORKS._replace(exit=75)) is None
+
+
+@pytest.mark.parametrize(
+    ("peer", "code", "what"),
+    [
+        (WORKS._replace(closed=NOW), LOST, "is dead: its connection has closed"),
+        (
+            WORKS._replace(exit=-signal.SIGKILL),
+            LOST,
+            "is dead: killed by SIGKILL, as the system does where memory",
+        ),
+        (WORKS._replace(exit=-signal.SIGSEGV), LOST, "is dead: killed by SIGSEGV"),
+        (WORKS._replace(exit=-signal.SIGTERM), TRY_AGAIN, "was asked to stop by SIGTERM before its first step"),
+        (WORKS._replace(heard=NOW - 21), LOST, "has given no sign of life for 21 s"),
+        (WORKS._replace(exit=USAGE, heard=NOW - 3), USAGE, "ended with exit code 2; its own output says why"),
+        (WORKS._replace(exit=FAILED, heard=NOW - 3), FAILED, "ended with exit code 1"),
+        (WORKS._replace(exit=-signal.SIGABRT, heard=NOW - 3), LOST, "is dead: it aborted"),
+    ],
+    ids=lambda x: x if isinstance(x, str) else "",
+)
+def test_who_is_dead_silent_or_has_failed_is_blamed(peer, code, what):
+    verdict = judged(WAITS, peer)
+    assert (verdict.code, verdict.culprits) == (code, (1,))
+    assert verdict.what.startswith(what)
+
+
+def test_a_death_comes_before_the_failures_that_follow_from_it():
+    aborted, failed = WORKS._replace(exit=-signal.SIGABRT), WORKS._replace(exit=FAILED)
+    dead = WORKS._replace(exit=-signal.SIGKILL)
+    assert judged(aborted, failed) is None  # a moment of doubt
+    assert judged(aborted, failed, dead).culprits == (2,)
+    late = NOW - 5
+    assert judged(aborted._replace(heard=late), failed._replace(heard=late + 1)).culprits == (1,)
+
+
+def test_who_others_wait_for_is_stuck_but_not_while_it_compiles_evaluates_or_saves():
+    stuck = WORKS._replace(still=26.0)
+    verdict = judged(WAITS, stuck, WAITS)
+    assert (verdict.code, verdict.culprits) == (LOST, (1,))
+    assert verdict.what == "is stuck after step 7: no progress for 25 s"
+    assert judged(WAITS, stuck._replace(timed=False), WAITS) is None
+    # All in the same step: a device, or the network between them.
+    assert judged(stuck, stuck).culprits == (0, 1)
+    # Steps of 3 s: the limit is 30 s.
+    assert judged(WAITS._replace(longest=3.0), stuck._replace(longest=3.0)) is None
+    assert judged(WAITS, WORKS._replace(exit=0)).what.startswith("has ended, and others have waited")
+
+
+def test_the_message_says_where_a_restart_begins(tmp_path):
+    for step in (8, 16):
+        (tmp_path / f"checkpoints/{step}").mkdir(parents=True)
+    (tmp_path / "checkpoints/8/manifest.json").touch()
+    text = peers.explain(peers.Verdict(LOST, (0, 2), "is stuck"), {0: "n0", 2: "n2"}, str(tmp_path))
+    assert text == (
+        "process 0 (n0) and process 2 (n2) are stuck;"
+        " start the same command again on all hosts: it resumes from step 8"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("node1", "wanted --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID"),
+        ("node1:1,2", "wanted --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID"),
+        ("node1:1,2,0,0", "wanted --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID"),
+        (":1234,2,0", "wanted --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID"),
+        ("node1:http,2,0", "wanted --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID"),
+        ("node1:70000,2,0", "came the port 70000"),
+        ("node1:1234,0,0", "came 0 processes"),
+        ("node1:1234,2,2", "came process 2 of 2; they are numbered 0 to 1"),
+        ("node1:1234,2,-1", "came process -1 of 2"),
+    ],
+)
+def test_a_malformed_setting_is_one_line(text, says):
+    with pytest.raises(UsageError, match=says) as caught:
+        distributed.parse(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_flag_may_have_a_value_or_none(capsys):
+    assert command.parse(["x.py", "--config=c.py"]).distributed is None
+    assert command.parse(["x.py", "--distributed", "--config=c.py"]).distributed == ""
+    assert command.parse(["x.py", "--config=c.py", "--distributed=a:1,2,0"]).distributed == "a:1,2,0"
+    config = command.__file__  # any file: it is not read before the flags are
+    with pytest.raises(SystemExit) as caught:
+        command.main(lambda config: None, ["x.py", f"--config={config}", "--distribute"])
+    assert caught.value.code == USAGE
+    assert "did you mean '--distributed'?" in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST", "TPU_WORKER_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+SLURM = {
+    "SLURM_JOB_ID": "4242",
+    "SLURM_STEP_NODELIST": "gpu[003-006]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "2",
+    "SLURM_LOCALID": "0",
+    "SLURM_STEP_NUM_NODES": "4",
+}
+OPEN_MPI = {
+    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+    "OMPI_COMM_WORLD_SIZE": "8",
+    "OMPI_COMM_WORLD_RANK": "5",
+    "OMPI_COMM_WORLD_LOCAL_RANK": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("variables", "wanted"), [(SLURM, ("gpu003", 4, 2)), (OPEN_MPI, ("10.96.0.1", 8, 5))], ids=["slurm", "openmpi"]
+)
+def test_what_a_cluster_says_is_used(no_cluster, variables, wanted):
+    for name, value in variables.items():
+        no_cluster.setenv(name, value)
+    found = distributed.parse("")
+    assert (found.host, found.num_processes, found.process_id) == wanted
+    assert 1024 < found.port < 2**16
+
+
+def test_where_no_cluster_is_found_the_message_says_what_was_looked_for(no_cluster):
+    with pytest.raises(UsageError, match=r"Slurm \(.*Open MPI \(.*Kubernetes \(.*HOST:PORT"):
+        distributed.parse("")
+
+
+def test_how_long_processes_wait_is_checked(monkeypatch):
+    monkeypatch.setenv("JAXKIT_PEER_SECONDS", "7.5")
+    assert distributed.parse("a:1,2,0").peer_seconds == 7.5
+    assert distributed.parse("a:1,2,0").join_seconds == 300
+    monkeypatch.setenv("JAXKIT_PEER_SECONDS", "soon")
+    with pytest.raises(UsageError, match="JAXKIT_PEER_SECONDS: came 'soon'"):
+        distributed.parse("a:1,2,0")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def joined(*jobs: tuple[Settings, list[str]]) -> list:
+    """What comes of processes that start at once: a Job, or the End of it."""
+    found: list = [None] * len(jobs)
+
+    def join(n: int) -> None:
+        try:
+            with joining.joined(*jobs[n]) as job:
+                found[n] = job
+                channels.part(job.channels.values())
+        except End as end:
+            found[n] = end
+
+    threads = [threading.Thread(target=join, args=(n,)) for n in range(len(jobs))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def settings(port: int, number: int, id: int, seconds: float = 20.0) -> Settings:
+    return Settings("127.0.0.1", port, number, id, 20.0, seconds)
+
+
+COMMAND = ["python", "x.py", "--config=c.py"]
+
+
+def test_all_learn_of_all_and_of_one_address_for_jax():
+    port = free_port()
+    commands = [[*COMMAND, f"--distributed=127.0.0.1:{port},3,{id}"] for id in range(3)]
+    jobs = joined(*((settings(port, 3, id), commands[id]) for id in (2, 0, 1)))
+    assert {job.coordinator for job in jobs} == {jobs[0].coordinator}
+    assert jobs[0].coordinator.startswith("127.0.0.1:")
+    assert jobs[0].coordinator != f"127.0.0.1:{port}"
+    assert [sorted(job.channels) for job in jobs] == [[0], [1, 2], [0]]
+    assert all(job.hosts == dict.fromkeys(range(3), socket.gethostname()) for job in jobs)
+
+
+def test_who_does_not_come_is_named_and_a_missing_process_0_too():
+    port = free_port()
+    first, second = joined((settings(port, 4, 0, 1.0), COMMAND), (settings(port, 4, 2, 1.0), COMMAND))
+    assert (first.code, second.code) == (LOST, LOST)
+    assert first.text == second.text == "process 1, 3 of 4 has not come in 1 s"
+    (alone,) = joined((settings(port, 2, 1, 0.5), COMMAND))
+    assert alone.code == LOST
+    assert alone.text.startswith(f"process 0 was not found at 127.0.0.1:{port} in 0.5 s (Connection refused)")
+
+
+@pytest.mark.parametrize(
+    ("number", "id", "command", "says"),
+    [
+        (3, 1, COMMAND, "is one of 3, process 0 is one of 2"),
+        (2, 1, [*COMMAND, "--config.seed=1"], "is not started with the command of process 0"),
+    ],
+)
+def test_who_does_not_belong_to_the_job_is_told_why(number, id, command, says):
+    port = free_port()
+    first, second = joined((settings(port, 2, 0, 1.0), COMMAND), (settings(port, number, id), command))
+    assert (first.code, second.code) == (LOST, USAGE)
+    assert says in second.text
+
+
+def test_a_number_that_is_given_twice_is_said():
+    port = free_port()
+    found = joined(*((settings(port, 3, id, 2.0), COMMAND) for id in (0, 1, 1)))
+    assert sorted(end.code for end in found[1:]) == [USAGE, LOST]
+    assert any("process 1 is there already" in end.text for end in found[1:])
+
+
+def test_a_port_in_use_is_said():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        (end,) = joined((settings(port, 2, 0), COMMAND))
+    assert end.code == USAGE
+    assert f"process 0 cannot listen at 127.0.0.1:{port} (Address already in use" in end.text
+
+
+@pytest.mark.parametrize("layout", ["jit", "pmap", "exact"])
+def test_a_layout_of_one_process_is_refused_to_many(monkeypatch, layout):
+    made = getattr(parallel, layout)()
+    together.check(made)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UsageError, match=r"config.layout: .*use jaxkit.parallel.mesh"):
+        together.check(made)
+    with pytest.raises(UsageError, match="uses 2 devices, the 2 processes have 4"):
+        together.check(parallel.mesh(data=2))
+
+
+def test_the_rows_of_two_processes_are_the_whole_batch():
+    examples = data.arrays({"x": np.arange(50, dtype=np.float32)}).open()
+    halves = [np.arange(8), np.arange(8, 16)]
+    for make in (lambda rows: data.shuffled(examples, batch_size=16, seed=3, rows=rows), None):
+        make = make or (lambda rows: data.padded(examples, batch_size=16, rows=rows))
+        whole, parts = make(None), [make(rows) for rows in halves]
+        for step in (0, 3):
+            for name, wanted in whole[step].items():
+                np.testing.assert_array_equal(np.concatenate([part[step][name] for part in parts]), wanted)
+    assert make(halves[1])[3]["mask"].tolist() == [False] * 8  # of 50 examples the last batch has 2
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_batch_is_put_together_from_the_parts_of_several_devices(monkeypatch, axis):
+    layout = parallel.mesh(data=2, fsdp=2)
+    batch = {"x": np.arange(48, dtype=np.float32).reshape((8, 6) if axis == 0 else (3, 8, 2))}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    # All four devices are this process's, so it has all rows.
+    assert together.rows(layout, 8).tolist() == list(range(8))
+    found = together.put(layout, batch, 8, axis=axis)
+    assert found["x"].sharding == layout.split(axis)
+    np.testing.assert_array_equal(found["x"], batch["x"])
