@@ -61,8 +61,24 @@ def causal(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array, *, 
     """
     chosen = choose(attention, q_BxLxNxH, k_BxLxKxH)
     notes.note(f"attention by {chosen.implementation}: {chosen.reason}")
-    kernel: Any = chosen.implementation
-    return jax.nn.dot_product_attention(q_BxLxNxH, k_BxLxKxH, v_BxLxKxH, is_causal=True, implementation=kernel)
+    if chosen.implementation == "xla":
+        return _plain(q_BxLxNxH, k_BxLxKxH, v_BxLxKxH)
+    return jax.nn.dot_product_attention(q_BxLxNxH, k_BxLxKxH, v_BxLxKxH, is_causal=True, implementation="cudnn")
+
+
+def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> jax.Array:
+    batch, length, num_heads, size = q_BxLxNxH.shape
+    num_kv_heads = k_BxLxKxH.shape[2]
+    q_BxLxKxGxH = (q_BxLxNxH / size**0.5).reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, size)
+    scores = jnp.einsum("blkgh,bmkh->bkglm", q_BxLxKxGxH, k_BxLxKxH, preferred_element_type=jnp.float32)
+    seen = jnp.tril(jnp.ones((length, length), bool))[None, None, None]
+    scores = jnp.where(seen, scores, -jnp.inf)
+    largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - largest)
+    # Times the reciprocal, as it is written: a division XLA may turn into that, or not, by what stands around it,
+    # and then the numbers would depend on the number of devices (`parallel.exact`).
+    weights = (weights * (1 / jnp.sum(weights, axis=-1, keepdims=True))).astype(v_BxLxKxH.dtype)
+    return jnp.einsum("bkglm,bmkh->blkgh", weights, v_BxLxKxH).reshape(q_BxLxNxH.shape)
 
 
 def angles(positions: jax.Array, *, head_size: int, base: float) -> tuple[jax.Array, jax.Array]:
