@@ -16,6 +16,7 @@ from jaxkit import checks, random
 from jaxkit.models import attention
 from jaxkit.models.feedforward import drop
 from jaxkit.models.layers import dense, dense_params, embed, mlp, normal, normalize, normalize_params, project
+from jaxkit.parallel import constrain
 from jaxkit.types import Key
 
 STD = 0.02
@@ -188,7 +189,7 @@ def block(form: Form, params: Any, x_BxLxD: jax.Array, attend: Callable, key: Ke
     y = dense(params["attention"]["output"], attended_BxLxNxH.reshape(batch, length, form.features))
     x_BxLxD = x_BxLxD + drop(y, key, rate=rate, name="attention")
     y = mlp(params["mlp"], normalize(params["mlp_norm"], x_BxLxD, norm=form.norm), activation=form.activation)
-    return x_BxLxD + drop(y, key, rate=rate, name="mlp"), memory
+    return constrain(x_BxLxD + drop(y, key, rate=rate, name="mlp"), "batch", None, None), memory
 
 
 def logits(form: Form, params: Any, x: jax.Array) -> jax.Array:

@@ -63,7 +63,7 @@ MISTAKES = {
     ),
     "batch over devices": (
         [*SMALL, "--config.batch_size=30", "--config.layout={'call': 'jaxkit.parallel.pmap', 'num_devices': 4}"],
-        "config.batch_size: 30 does not divide over the 4 devices of config.layout; use a multiple of 4",
+        "config.batch_size: 30 does not divide over the 4 parts of config.layout; use a multiple of 4",
     ),
     "microbatches": ([*SMALL, "--config.microbatches=3"], "microbatches: 3 do not divide the batch of 128"),
     "more devices than there are": (
