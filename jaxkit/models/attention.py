@@ -42,7 +42,8 @@ def choose(attention: str, query: Any, keys: Any) -> Choice:
         # jax knows what this GPU and this cuDNN can do, and complains while tracing.
         jax.eval_shape(cudnn, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, keys, keys)))
     except (NotImplementedError, RuntimeError, ValueError) as error:
-        return Choice("xla", f"cuDNN cannot: {str(error).splitlines()[0]}")
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        return Choice("xla", f"cuDNN cannot: {line}")
     return Choice("cudnn", "a GPU, and cuDNN takes the dtype, the head size and the shape")
 
 
