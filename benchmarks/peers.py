@@ -9,26 +9,23 @@ evaluations and a checkpoint; the peers are spared theirs.
 """
 
 import argparse
-import json
 import math
 import os
-import select
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import measure
 import numpy as np
+import processes
 
 TOP = Path(__file__).parent.parent
 CASES = ("mlp", "cnn", "gpt")
 # A CNN of 2 x 2 x 64 features, a GPT with tied embeddings: the same in every library.
 PARAMETERS = {"mlp": 85_002, "cnn": 53_002, "gpt": 3_290_624}
 CHANCE = {"mlp": math.log(10), "cnn": math.log(10), "gpt": math.log(256)}
-SECONDS_TO_ANSWER = 600
 
 
 class Peer(NamedTuple):
@@ -55,14 +52,6 @@ PEERS = {
 }
 
 
-class Running(NamedTuple):
-    """A peer's process, the log of what it says besides, and what it said when it was ready."""
-
-    process: subprocess.Popen
-    log: Path
-    ready: dict[str, Any]
-
-
 def python_of(peer: Peer) -> Path:
     """The interpreter of the peer's environment."""
     if peer.environment is None:
@@ -82,9 +71,9 @@ def write_data(path: Path) -> None:
     np.savez(path, images=images, labels=digits.target[:1408].astype(np.int32), tokens=windows)
 
 
-def start(name: str, case: str, folder: Path) -> Running:
-    """Starts a peer and waits for its first step."""
-    peer, log = PEERS[name], folder / f"{case}-{name}.log"
+def start(name: str, case: str, folder: Path) -> processes.Running:
+    """Starts a peer, with one thread in each library that it may use, and waits for its first step."""
+    peer = PEERS[name]
     environment = {
         **os.environ,
         "PYTHONPATH": str(TOP) if peer.environment is None else "",
@@ -97,60 +86,7 @@ def start(name: str, case: str, folder: Path) -> Running:
     }
     script = Path(__file__).parent / "peers" / f"{peer.script}.py"
     command = [str(python_of(peer)), str(script), case, peer.variant, str(folder / "data.npz")]
-    began, pipe = time.time(), subprocess.PIPE
-    with log.open("w") as sink:
-        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=sink, env=environment, cwd=folder)
-    running = Running(process, log, {})
-    try:
-        running.ready.update(answer(running))
-    except RuntimeError:
-        stop(running)
-        raise
-    running.ready["to_first_step"] = running.ready["first_step_at"] - began
-    return running
-
-
-def answer(running: Running) -> dict[str, Any]:
-    """The next line that a peer says.
-
-    Raises:
-        RuntimeError: it ended, or said nothing for ten minutes; with the end of its log.
-    """
-    stream = running.process.stdout
-    assert stream is not None
-    line = stream.readline() if select.select([stream], [], [], SECONDS_TO_ANSWER)[0] else b""
-    if not line:
-        lines = [line for line in running.log.read_text().splitlines() if line.strip()]
-        raise RuntimeError(lines[-1] if lines else "it ended and said nothing")
-    return json.loads(line)
-
-
-def steps_per_second(running: Running, steps: int) -> tuple[float, float]:
-    """One round of a peer: its speed and its newest loss."""
-    assert running.process.stdin is not None
-    running.process.stdin.write(f"{steps}\n".encode())
-    running.process.stdin.flush()
-    found = answer(running)
-    return (steps + found["excess"]) / found["seconds"], found["loss"]
-
-
-def peak_mebibytes(running: Running) -> float:
-    """The most memory that a process ever held."""
-    status = Path(f"/proc/{running.process.pid}/status")
-    if not status.exists():
-        return math.nan
-    return next(int(line.split()[1]) for line in status.read_text().splitlines() if "VmHWM" in line) / 1024
-
-
-def stop(running: Running) -> None:
-    """Ends a peer."""
-    assert running.process.stdin is not None
-    running.process.stdin.close()
-    try:
-        running.process.wait(10)
-    except subprocess.TimeoutExpired:
-        running.process.kill()
-        running.process.wait()
+    return processes.start(command, environment, folder / f"{case}-{name}.log")
 
 
 def check(name: str, case: str, ready: dict[str, Any], loss: float) -> list[str]:
@@ -169,7 +105,7 @@ def check(name: str, case: str, ready: dict[str, Any], loss: float) -> list[str]
 
 def compare(case: str, names: list[str], rounds: int, share: float, folder: Path) -> list[str]:
     """Runs one case, prints its table, and returns what went wrong."""
-    running: dict[str, Running] = {}
+    running: dict[str, processes.Running] = {}
     problems = []
     try:
         for name in names:
@@ -179,21 +115,22 @@ def compare(case: str, names: list[str], rounds: int, share: float, folder: Path
                 problems.append(f"{case}: {name} does not run: {error}")
         speeds: dict[str, list[float]] = {name: [] for name in running}
         losses = {}
-        for _ in range(rounds):
+        for number in range(rounds + 1):
             for name, peer in running.items():
                 steps = max(1, round(PEERS[name].steps[CASES.index(case)] * share))
-                speed, losses[name] = steps_per_second(peer, steps)
-                speeds[name].append(speed)
+                speed, losses[name] = processes.one_round(peer, steps)
+                if number:  # in the first, some still compile: an evaluation, a step that writes nothing
+                    speeds[name].append(speed)
         for name, peer in running.items():
             problems += [f"{case}: {line}" for line in check(name, case, peer.ready, losses[name])]
         show(case, running, speeds)
     finally:
         for peer in running.values():
-            stop(peer)
+            processes.stop(peer)
     return problems
 
 
-def show(case: str, running: dict[str, Running], speeds: dict[str, list[float]]) -> None:
+def show(case: str, running: dict[str, processes.Running], speeds: dict[str, list[float]]) -> None:
     """Prints the table of a case."""
     columns = ("steps/s", "jaxkit is", "spread", "import", "to 1st step", "peak MiB")
     print(f"\n{case}  {'':14}" + "".join(f"{column:>13}" for column in columns) + "  target")
@@ -205,7 +142,7 @@ def show(case: str, running: dict[str, Running], speeds: dict[str, list[float]])
         print(
             f"  {name:17}{statistics.median(values):13.2f}{ratio:11.2f} x"
             f"{min(ratios):7.2f}-{max(ratios):<5.2f}{ready['imports']:11.2f} s{ready['to_first_step']:11.2f} s"
-            f"{peak_mebibytes(running[name]):13.0f}{verdict}",
+            f"{processes.peak_mebibytes(running[name]):13.0f}{verdict}",
             flush=True,
         )
 
@@ -222,8 +159,6 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Measures what is installed, and says what is not."""
-    import measure
-
     options = parse()
     os.sched_setaffinity(0, {options.core})
     print(f"{measure.machine()}, rounds: {options.rounds}{', QUICK: no figures' if options.quick else ''}")

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ VOCABULARY, LENGTH, LAYERS, HEADS, FEATURES = 256, 256, 4, 4, 256
 
 
 def arguments() -> tuple[str, str, tuple[np.ndarray, np.ndarray]]:
-    """The case, the variant, and the data: (images f32[n, 8, 8, 1], labels i32[n]), or two of tokens i32[n, 256]."""
+    """The case, the variant, and the data: images f32[n, 8, 8, 1] and labels i32[n], or two of tokens."""
     case, variant, path = sys.argv[1:]
     arrays = np.load(path)
     if case == "gpt":
@@ -39,10 +39,13 @@ def indices(size: int, batch: int) -> Iterator[np.ndarray]:
         yield from (order[start : start + batch] for start in range(0, size - batch + 1, batch))
 
 
-def session(*, parameters: int, dtype: Any, imports: float, packages: Sequence[str]) -> Callable[..., None]:
+def session(
+    *, parameters: int, dtype: Any, imports: float, packages: Sequence[str], notes: Mapping[str, Any] = {}
+) -> Callable[..., None]:
     """Takes over stdin and stdout, and gives back `on_step(fetch, steps=1)`.
 
     `fetch()` waits for all that was dispatched and returns the newest loss; it is called only where a round ends.
+    `notes` are told besides, as they are after the first step.
     """
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a framework prints is not for the driver
@@ -66,7 +69,13 @@ def session(*, parameters: int, dtype: Any, imports: float, packages: Sequence[s
         if first:
             versions = {name: importlib.metadata.version(name) for name in packages}
             values = {"loss": loss, "parameters": int(parameters), "dtype": str(dtype).removeprefix("torch.")}
-            values |= {"imports": imports, "versions": versions, "first_step_at": time.time(), "steps": steps}
+            values |= {
+                "imports": imports,
+                "versions": versions,
+                "first_step_at": time.time(),
+                "steps": steps,
+                **notes,
+            }
         first = False
         left = reply(values)
         began = time.perf_counter()

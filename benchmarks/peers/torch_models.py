@@ -9,29 +9,30 @@ from torch import nn
 class Block(nn.Module):
     """A layer of GPT-2, norms first."""
 
-    def __init__(self):
+    def __init__(self, features, heads, causal=True):
         super().__init__()
-        self.norm_1, self.norm_2 = nn.LayerNorm(FEATURES), nn.LayerNorm(FEATURES)
-        self.qkv, self.out = nn.Linear(FEATURES, 3 * FEATURES), nn.Linear(FEATURES, FEATURES)
-        self.up, self.down = nn.Linear(FEATURES, 4 * FEATURES), nn.Linear(4 * FEATURES, FEATURES)
+        self.heads, self.causal = heads, causal
+        self.norm_1, self.norm_2 = nn.LayerNorm(features), nn.LayerNorm(features)
+        self.qkv, self.out = nn.Linear(features, 3 * features), nn.Linear(features, features)
+        self.up, self.down = nn.Linear(features, 4 * features), nn.Linear(4 * features, features)
 
     def forward(self, x):
-        batch, length, _ = x.shape
-        heads = lambda y: y.view(batch, length, HEADS, -1).transpose(1, 2)
-        q, k, v = map(heads, self.qkv(self.norm_1(x)).split(FEATURES, dim=2))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(y.transpose(1, 2).reshape(batch, length, FEATURES))
+        batch, length, features = x.shape
+        split = lambda y: y.view(batch, length, self.heads, -1).transpose(1, 2)
+        q, k, v = map(split, self.qkv(self.norm_1(x)).split(features, dim=2))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        x = x + self.out(y.transpose(1, 2).reshape(batch, length, features))
         return x + self.down(F.gelu(self.up(self.norm_2(x)), approximate="tanh"))
 
 
 class GPT(nn.Module):
-    """A small GPT-2: learned positions, tied embeddings."""
+    """A GPT-2: learned positions, tied embeddings."""
 
-    def __init__(self):
+    def __init__(self, vocabulary, length, layers, heads, features):
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(VOCABULARY, FEATURES), nn.Embedding(LENGTH, FEATURES)
-        self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
-        self.norm = nn.LayerNorm(FEATURES)
+        self.tokens, self.positions = nn.Embedding(vocabulary, features), nn.Embedding(length, features)
+        self.blocks = nn.Sequential(*(Block(features, heads) for _ in range(layers)))
+        self.norm = nn.LayerNorm(features)
         for embedding in (self.tokens, self.positions):
             nn.init.normal_(embedding.weight, std=0.02)
 
@@ -44,10 +45,9 @@ class GPT(nn.Module):
 def model(case: str) -> nn.Module:
     """The model of a case."""
     if case == "gpt":
-        return GPT()
+        return GPT(VOCABULARY, LENGTH, LAYERS, HEADS, FEATURES)
     if case == "mlp":
-        sizes = (64, 256, 256)
-        hidden = [part for a, b in zip(sizes, sizes[1:]) for part in (nn.Linear(a, b), nn.ReLU())]
+        hidden = (nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU())
         return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, 10))
     convolutions = [nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     convolutions += [nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
