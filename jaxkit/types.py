@@ -58,6 +58,29 @@ class Model(NamedTuple):
     apply: Callable[..., tuple[Any, Extra]]
 
 
+class Decoder(NamedTuple):
+    """A model of sequences that can go on from what it has read; its first two fields are a Model's.
+
+    init:   (key, tokens) -> (params, extra)
+    apply:  (params, extra, tokens i32[batch, length], *, key=None, train=False)
+            -> (logits f32[batch, length, vocabulary_size], extra)
+    cache:  (batch, length, dtype=float32) -> what is kept of the tokens read so far: empty, with `length` places
+    extend: (params, tokens i32[batch, n], cache, *, lengths=None, last=False)
+            -> (logits f32[batch, n, vocabulary_size], cache): reads n more tokens in each row, of which the
+            first `lengths` i32[batch] are real (None: all); with last=True only the logits after each row's
+            last real token, f32[batch, 1, vocabulary_size]
+    vocabulary_size: tokens are 0 to vocabulary_size - 1
+    max_length:      the longest sequence that can be read
+    """
+
+    init: Callable[[Key, Any], tuple[Params, Extra]]
+    apply: Callable[..., tuple[Any, Extra]]
+    cache: Callable[..., Any]
+    extend: Callable[..., tuple[jax.Array, Any]]
+    vocabulary_size: int
+    max_length: int
+
+
 Loss = Callable[[Any, Any], jax.Array]
 """(outputs, targets) -> f32[batch]: per example, unreduced."""
 

@@ -1,7 +1,7 @@
 """Models, one file per family. Each public function returns a `Model`: two pure functions.
 
-`mlp` and `cnn` are plain JAX; `resnet` and `from_linen` need Flax, which is imported when one of
-them is first used.
+`mlp`, `cnn` and `transformer` are plain JAX; `resnet` and `from_linen` need Flax, which is imported
+when one of them is first used. No file has the name of its function: importing it would hide the function.
 """
 
 import importlib
@@ -12,6 +12,7 @@ _FAMILIES = {
     "mlp": "feedforward",
     "resnet": "residual",
     "standardized": "inputs",
+    "transformer": "decoder",
 }
 
 

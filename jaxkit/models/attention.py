@@ -1,0 +1,143 @@
+"""Attention over heads: which implementation computes it, rotary positions, and what decoding remembers."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Choice(NamedTuple):
+    """Which implementation of attention is used, "xla" or "cudnn", and why, in words."""
+
+    implementation: str
+    reason: str
+
+
+def choose(attention: str, query: Any, keys: Any) -> Choice:
+    """Which implementation computes causal attention of these shapes, on the default backend.
+
+    Args:
+        attention: "auto" takes cuDNN where it can; "xla" and "cudnn" are taken at their word.
+        query: an array or `jax.ShapeDtypeStruct` [batch, length, num_heads, head_size].
+        keys: likewise, [batch, length, num_kv_heads, head_size].
+
+    Example:
+        >>> query = jax.ShapeDtypeStruct((8, 1024, 12, 64), jnp.bfloat16)
+        >>> choose("auto", query, query)
+        Choice(implementation='xla', reason='the backend is cpu: cuDNN needs a GPU')
+    """
+    if attention != "auto":
+        return Choice(attention, "asked for by name")
+    if jax.default_backend() != "gpu":
+        return Choice("xla", f"the backend is {jax.default_backend()}: cuDNN needs a GPU")
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        return Choice("xla", f"cuDNN takes bfloat16 and float16, not {query.dtype}")
+    if query.shape[-1] > 128:
+        return Choice("xla", f"heads of {query.shape[-1]}: cuDNN's gradient takes up to 128 on every GPU")
+    cudnn = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation="cudnn")
+    try:
+        # jax knows what this GPU and this cuDNN can do, and complains while tracing.
+        jax.eval_shape(cudnn, *(jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, keys, keys)))
+    except (NotImplementedError, RuntimeError, ValueError) as error:
+        return Choice("xla", f"cuDNN cannot: {str(error).splitlines()[0]}")
+    return Choice("cudnn", "a GPU, and cuDNN takes the dtype, the head size and the shape")
+
+
+def causal(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array, *, attention: str) -> jax.Array:
+    """Each position attends to itself and to those before it; the softmax is in float32.
+
+    N query heads share K heads of keys and values: head n reads head n // (N / K).
+
+    Source:
+        Vaswani et al. 2017, arXiv 1706.03762; grouped queries: Ainslie et al. 2023, arXiv 2305.13245.
+
+    Example:
+        >>> x = jnp.ones((2, 5, 4, 8))
+        >>> causal(x, x[:, :, :2], x[:, :, :2], attention="auto").shape
+        (2, 5, 4, 8)
+    """
+    chosen: Any = choose(attention, q_BxLxNxH, k_BxLxKxH).implementation
+    return jax.nn.dot_product_attention(q_BxLxNxH, k_BxLxKxH, v_BxLxKxH, is_causal=True, implementation=chosen)
+
+
+def angles(positions: jax.Array, *, head_size: int, base: float) -> tuple[jax.Array, jax.Array]:
+    """The cosines and sines of rotary positions: int[batch or 1, length] -> 2 x f32[..., length, head_size / 2].
+
+    Pair j of a head turns by position / base^(2 j / head_size).
+
+    Example:
+        >>> cosines, sines = angles(jnp.arange(3)[None], head_size=4, base=100.0)
+        >>> sines.round(3).tolist()  # of 0, 1, 2 and of 0, 0.1, 0.2
+        [[[0.0, 0.0], [0.841..., 0.1...], [0.909..., 0.199...]]]
+    """
+    frequencies = base ** -(jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    turned = positions.astype(jnp.float32)[:, :, None] * frequencies[None, None, :]
+    return jnp.cos(turned), jnp.sin(turned)
+
+
+def rotate(x_BxLxNxH: jax.Array, turned: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """Queries or keys turned by their positions, in float32, returned in their dtype.
+
+    Feature j is paired with feature j + H / 2, as in the published weights of Llama in Transformers' form
+    (RoFormer's own form pairs neighbours: the same up to an order of the features).
+
+    Source:
+        Su et al. 2021, arXiv 2104.09864.
+
+    Example:
+        >>> x = jnp.array([3.0, 4.0]).reshape(1, 1, 1, 2)
+        >>> turned = angles(jnp.array([[1]]), head_size=2, base=10_000.0)
+        >>> round(float(jnp.linalg.norm(rotate(x, turned))), 5)
+        5.0
+    """
+    cosines, sines = (part[:, :, None, :] for part in turned)
+    a, b = jnp.split(x_BxLxNxH.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([a * cosines - b * sines, b * cosines + a * sines], axis=-1).astype(x_BxLxNxH.dtype)
+
+
+class Memory(NamedTuple):
+    """The keys and values of the tokens that a layer has read: 2 x [batch, places, num_kv_heads, head_size]."""
+
+    keys: jax.Array
+    values: jax.Array
+
+
+def remember(
+    memory: Memory,
+    layer: tuple,
+    q_BxTxNxH: jax.Array,
+    k_BxTxKxH: jax.Array,
+    v_BxTxKxH: jax.Array,
+    *,
+    positions: jax.Array,
+) -> tuple[jax.Array, Memory]:
+    """Attention of T new tokens to all up to them, and the memory with the new ones in it.
+
+    Args:
+        memory: of one layer, or of all with an axis of layers in front.
+        layer: the index of the layer on that axis, `(i,)`; `()` where there is no such axis.
+        q_BxTxNxH: queries.
+        k_BxTxKxH: keys.
+        v_BxTxKxH: values.
+        positions: i32[batch, T], where each new token stands; one beyond the last place is not kept.
+
+    Example:
+        >>> memory = Memory(jnp.zeros((1, 4, 1, 2)), jnp.zeros((1, 4, 1, 2)))
+        >>> x = jnp.ones((1, 1, 1, 2))
+        >>> attended, memory = remember(memory, (), x, x, 3 * x, positions=jnp.array([[2]]))
+        >>> memory.keys[0, :, 0, 0].tolist(), attended.shape
+        ([0.0, 0.0, 1.0, 0.0], (1, 1, 1, 2))
+    """
+    rows = jnp.arange(q_BxTxNxH.shape[0])[:, None]
+
+    def store(kept, new):
+        return kept.at[(*layer, rows, positions)].set(new.astype(kept.dtype), mode="drop")
+
+    memory = Memory(store(memory.keys, k_BxTxKxH), store(memory.values, v_BxTxKxH))
+    keys, values = ((kept[layer] if layer else kept).astype(q_BxTxNxH.dtype) for kept in memory)
+    places = jnp.arange(keys.shape[1])
+    seen_BxTxS = places[None, None, :] <= positions[:, :, None]
+    # With a mask, so by XLA: cuDNN would take it as a bias in full size.
+    attended = jax.nn.dot_product_attention(q_BxTxNxH, keys, values, mask=seen_BxTxS[:, None])
+    return attended, memory
