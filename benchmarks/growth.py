@@ -91,7 +91,8 @@ def device_times(quick: bool) -> lines.Times:
     """One round of the steps, a process for each number of devices."""
     found: lines.Times = {}
     for count in DEVICES:
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}"
+        # First: XLA reads no further than a word that is no flag.
+        flags = f"--xla_force_host_platform_device_count={count} {os.environ['XLA_FLAGS']}"
         environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": str(TOP)}
         command = [sys.executable, __file__, "--devices", str(count), *(["--quick"] if quick else [])]
         output = subprocess.run(command, check=True, env=environment, capture_output=True, text=True).stdout
