@@ -46,7 +46,7 @@ CASES: dict[str, Case] = {"gpt2": Gpt(), "vit": Vit(), "resnet": Resnet()}
 TINY: dict[str, Case] = {
     "gpt2": Gpt(batch=2, length=32, vocabulary=64, layers=2, heads=2, features=32),
     "vit": Vit(batch=2, image=32, layers=2, heads=2, features=32),
-    "resnet": Resnet(batch=2, image=32, stages=(1, 1), width=8),
+    "resnet": Resnet(batch=2, image=32, width=8),
 }
 
 

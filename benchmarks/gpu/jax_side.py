@@ -48,7 +48,8 @@ def parts_of(case: cases.Case) -> tuple[Model, optax.GradientTransformation, dic
     labels = rng.integers(0, cases.CLASSES, len(images)).astype(np.int32)
     fields = {"inputs": images, "targets": labels}
     if isinstance(case, cases.Resnet):
-        return models.from_linen(vision_linen.ResNet(case)), optax.sgd(0.01, momentum=0.9), fields
+        model = models.resnet(num_classes=cases.CLASSES, depth=50, width=case.width)
+        return models.precision(model, compute="bfloat16"), optax.sgd(0.01, momentum=0.9), fields
     attention = "xla" if ON_CPU else "cudnn"
     model = models.from_linen(vision_linen.ViT(case, attention))
     return model, optax.adamw(1e-4, weight_decay=0.1), fields

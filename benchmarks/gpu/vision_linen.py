@@ -1,4 +1,4 @@
-"""A ViT and a ResNet in Linen, computed in bfloat16 from float32 parameters."""
+"""A ViT in Linen, computed in bfloat16 from float32 parameters."""
 
 import functools
 
@@ -45,29 +45,3 @@ class ViT(nn.Module):
             x = Block(self.case.heads, self.attention)(x)
         x = nn.LayerNorm(dtype=BF16)(x).mean(axis=1)
         return nn.Dense(cases.CLASSES, dtype=BF16)(x).astype(jnp.float32)
-
-
-class ResNet(nn.Module):
-    """Bottlenecks that stride in their 3 x 3 convolution; statistics of the batch are taken in float32."""
-
-    case: cases.Resnet
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9, dtype=BF16)
-
-        def conv(x, features, size, stride=1):
-            border = (size // 2,) * 2
-            options = {"strides": stride, "padding": (border, border), "use_bias": False, "dtype": BF16}
-            return nn.Conv(features, (size, size), **options)(x)
-
-        x = nn.relu(norm()(conv(images.astype(BF16), self.case.width, 7, 2)))
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
-        for i, blocks in enumerate(self.case.stages):
-            for j in range(blocks):
-                width, stride = self.case.width * 2**i, 2 if i > 0 and j == 0 else 1
-                y = nn.relu(norm()(conv(x, width, 1)))
-                y = nn.relu(norm()(conv(y, width, 3, stride)))
-                y = norm(scale_init=nn.initializers.zeros)(conv(y, 4 * width, 1))
-                x = nn.relu(y + (norm()(conv(x, 4 * width, 1, stride)) if j == 0 else x))
-        return nn.Dense(cases.CLASSES, dtype=BF16)(x.mean(axis=(1, 2))).astype(jnp.float32)

@@ -27,7 +27,7 @@ import protocol  # noqa: E402
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 # log_every, eval_every, checkpoint_every; the last is the driver's round. None: the loop chooses its form.
-INTERVALS = {"mlp": (100, 500, 5_000, None), "cnn": (20, 100, 400, None), "gpt": (2, 8, 8, 1)}
+INTERVALS = {"mlp": (100, 500, 5_000, None), "cnn": (20, 100, 400, None), "gpt": (4, 16, 16, 1)}
 
 
 def language_objective(model):
