@@ -21,6 +21,7 @@ _SUBMODULES = (
     "random",
     "recipe",
     "runs",
+    "sampling",
     "types",
     "updates",
 )

@@ -13,7 +13,7 @@ LAYERS = (
     ("errors",),
     ("types", "checks", "means"),
     ("random", "losses", "metrics", "calibration", "configs"),
-    ("models", "objectives", "updates", "parallel"),
+    ("models", "objectives", "updates", "parallel", "sampling"),
     ("recipe", "data"),
     ("runs",),
     ("cli",),

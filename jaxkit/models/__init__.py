@@ -10,6 +10,7 @@ _FAMILIES = {
     "cnn": "convolutional",
     "from_linen": "linen",
     "mlp": "feedforward",
+    "precision": "policy",
     "resnet": "residual",
     "standardized": "inputs",
     "transformer": "decoder",

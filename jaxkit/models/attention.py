@@ -1,4 +1,4 @@
-"""Attention over heads: which implementation computes it, rotary positions, and what decoding remembers."""
+"""Attention over heads: which implementation computes it, and rotary positions."""
 
 import functools
 from typing import Any, NamedTuple
@@ -94,50 +94,3 @@ def rotate(x_BxLxNxH: jax.Array, turned: tuple[jax.Array, jax.Array]) -> jax.Arr
     cosines, sines = (part[:, :, None, :] for part in turned)
     a, b = jnp.split(x_BxLxNxH.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cosines - b * sines, b * cosines + a * sines], axis=-1).astype(x_BxLxNxH.dtype)
-
-
-class Memory(NamedTuple):
-    """The keys and values of the tokens that a layer has read: 2 x [batch, places, num_kv_heads, head_size]."""
-
-    keys: jax.Array
-    values: jax.Array
-
-
-def remember(
-    memory: Memory,
-    layer: tuple,
-    q_BxTxNxH: jax.Array,
-    k_BxTxKxH: jax.Array,
-    v_BxTxKxH: jax.Array,
-    *,
-    positions: jax.Array,
-) -> tuple[jax.Array, Memory]:
-    """Attention of T new tokens to all up to them, and the memory with the new ones in it.
-
-    Args:
-        memory: of one layer, or of all with an axis of layers in front.
-        layer: the index of the layer on that axis, `(i,)`; `()` where there is no such axis.
-        q_BxTxNxH: queries.
-        k_BxTxKxH: keys.
-        v_BxTxKxH: values.
-        positions: i32[batch, T], where each new token stands; one beyond the last place is not kept.
-
-    Example:
-        >>> memory = Memory(jnp.zeros((1, 4, 1, 2)), jnp.zeros((1, 4, 1, 2)))
-        >>> x = jnp.ones((1, 1, 1, 2))
-        >>> attended, memory = remember(memory, (), x, x, 3 * x, positions=jnp.array([[2]]))
-        >>> memory.keys[0, :, 0, 0].tolist(), attended.shape
-        ([0.0, 0.0, 1.0, 0.0], (1, 1, 1, 2))
-    """
-    rows = jnp.arange(q_BxTxNxH.shape[0])[:, None]
-
-    def store(kept, new):
-        return kept.at[(*layer, rows, positions)].set(new.astype(kept.dtype), mode="drop")
-
-    memory = Memory(store(memory.keys, k_BxTxKxH), store(memory.values, v_BxTxKxH))
-    keys, values = ((kept[layer] if layer else kept).astype(q_BxTxNxH.dtype) for kept in memory)
-    places = jnp.arange(keys.shape[1])
-    seen_BxTxS = places[None, None, :] <= positions[:, :, None]
-    # With a mask, so by XLA: cuDNN would take it as a bias in full size.
-    attended = jax.nn.dot_product_attention(q_BxTxNxH, keys, values, mask=seen_BxTxS[:, None])
-    return attended, memory

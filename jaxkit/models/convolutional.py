@@ -31,7 +31,8 @@ def cnn(
 ) -> Model:
     """Convolutions with pooling, then a multilayer perceptron on the flattened features.
 
-    inputs: float[batch, height, width, channels] -> logits: f32[batch, num_classes]
+    inputs: float[batch, height, width, channels] -> logits: float[batch, num_classes], computed in the
+    dtype of the parameters
 
     Args:
         num_classes: the number of outputs.
@@ -85,7 +86,7 @@ def cnn(
 
     def apply(params, extra, inputs, *, key=None, train=False):
         _check_as_at_init(params, inputs, flat_size(inputs))
-        x = inputs.astype(jnp.float32)
+        x = inputs.astype(params["conv_0"]["kernel"].dtype) if convolutions else inputs
         for name in convolutions:
             x = _pool(activation(_convolve(params[name], x)), pool)
         x = x.reshape(x.shape[0], -1)

@@ -14,7 +14,7 @@ from jaxkit.random import named
 from jaxkit.types import Key, Model
 
 Activation = Callable[[jax.Array], jax.Array]
-"""f32[...] -> f32[...], elementwise."""
+"""float[...] -> float[...], elementwise, dtype kept."""
 
 
 def mlp(
@@ -26,7 +26,7 @@ def mlp(
 ) -> Model:
     """A multilayer perceptron over flattened inputs.
 
-    inputs: float[batch, ...] -> logits: f32[batch, num_classes]
+    inputs: float[batch, ...] -> logits: float[batch, num_classes], computed in the dtype of the parameters
 
     Args:
         num_classes: the number of outputs; for a regression, of targets.
@@ -61,8 +61,8 @@ def mlp(
 
     def apply(params, extra, inputs, *, key=None, train=False):
         _check_inputs(inputs)
-        x = jnp.reshape(inputs, (inputs.shape[0], math.prod(inputs.shape[1:]))).astype(jnp.float32)
         first = params[next(iter(hidden), "output")]["kernel"]
+        x = jnp.reshape(inputs, (inputs.shape[0], math.prod(inputs.shape[1:]))).astype(first.dtype)
         checks.shapes(kernel=(first, "features _"), inputs=(x, "batch features"))
         for name in hidden:
             x = activation(_dense(params[name], x))
@@ -106,7 +106,7 @@ def drop(x: jax.Array, key: Key | None, *, rate: float, name: str) -> jax.Array:
     """Dropout: each value is zero with probability `rate`, else divided by `1 - rate`.
 
     Args:
-        x: f32[...].
+        x: float[...].
         key: the key of the whole model; not used where the rate is 0.
         rate: in [0, 1).
         name: of the layer, so that each layer draws its own.

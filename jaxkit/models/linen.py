@@ -4,6 +4,7 @@ import inspect
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import errors
 from flax import linen as nn
 
@@ -23,7 +24,8 @@ _SWITCHES = {
 def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Model:
     """A Linen module as a Model: `params` is its collection of that name, `extra` a dict of all others.
 
-    inputs, outputs: whatever the module's `__call__` takes as its one argument, and returns.
+    inputs, outputs: whatever the module's `__call__` takes as its one argument, and returns. Floating inputs are
+    cast to the dtype of the parameters, so that a module with `dtype=None` computes in it.
 
     In training the collections in `extra` may change; in evaluation they come back as they are, and nothing
     is drawn. A switch is passed where `__call__` takes it: `train`, `training` or `deterministic`.
@@ -60,6 +62,7 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
         return params, variables
 
     def apply(params, extra, inputs, *, key=None, train=False):
+        inputs = _in_dtype_of(params, inputs)
         keys = {name: named(key, name) for name in rngs} if train and key is not None else {}
         # Linen returns a pair exactly where something may change.
         mutable = list(extra) if train else False
@@ -75,6 +78,16 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
         return outputs, {**extra, **changed}
 
     return Model(init, apply)
+
+
+def _in_dtype_of(params: Any, inputs: Any) -> Any:
+    def floating(tree):
+        return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
+
+    if not floating(params):
+        return inputs
+    dtype = jnp.result_type(*floating(params))
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype) if floating(x) else x, inputs)
 
 
 def _explain_draw(module: nn.Module, rngs: tuple[str, ...], key: Any, train: bool) -> str:

@@ -25,7 +25,8 @@ def resnet(
 ) -> Model:
     """A residual network, in the form "v1.5", which strides in the 3 x 3 convolution of a bottleneck.
 
-    inputs: float[batch, height, width, channels] -> logits: f32[batch, num_classes]
+    inputs: float[batch, height, width, channels] -> logits: float[batch, num_classes], computed in the
+    dtype of the parameters, normalisations and their statistics in float32
 
     The last scale of each block starts at zero, so that each block starts as the identity. Batch statistics
     travel in `extra`; they are those of the examples that one call sees, so with `norm="batch"` (and no other
@@ -83,10 +84,9 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
-        """float[batch, height, width, channels] -> f32[batch, num_classes]."""
+        """float[batch, height, width, channels] -> float[batch, num_classes]."""
         check_images(inputs)
-        x = inputs.astype(jnp.float32)
-        x = _conv(self.width, 3 if self.small_images else 7, 1 if self.small_images else 2, "stem")(x)
+        x = _conv(self.width, 3 if self.small_images else 7, 1 if self.small_images else 2, "stem")(inputs)
         x = nn.relu(_normalize(self.norm, train, "stem_norm")(x))
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
