@@ -116,7 +116,8 @@ def show(name: str, size: str, running, speeds, cold, matmul) -> None:
     sheet = next((peak for known, peak in PEAKS.items() if known in matmul["device"]), None)
     described = f"{sheet:.0f} (data sheet)" if sheet else "unknown (data sheet)"
     print(f"\n{name}  batch {case.batch}, {cases.flops(case) / 1e12:.3g} TFLOPs a step")
-    print(f"  peaks in TFLOP/s: {described}, {matmul['loss']:.4g} (bf16 products of 8192 x 8192, the best of ten)")
+    products = f"bf16 products of {matmul['size']:,} x {matmul['size']:,}, the best of ten"
+    print(f"  peaks in TFLOP/s: {described}, {matmul['loss']:.4g} ({products})")
     columns = (f"{unit}/s", "ms/step", "of sheet", "of matmul", "idle", "1st step s", "start s", "peak GiB")
     print(f"  {'':6}" + "".join(f"{column:>12}" for column in columns))
     for side, values in speeds.items():

@@ -1,6 +1,6 @@
 """How costs grow: a step with the devices, a call with the state's leaves, the feed with the size of a record.
 
-    python benchmarks/growth.py [--rounds 5] [--picture docs/growth.png] [--quick]
+    python benchmarks/growth.py [--rounds 3] [--picture docs/growth.png] [--quick]
 
 One core does everything, so over pretended devices the best is a flat line: the same global batch, divided among
 more of them. The leaves hold the same 16,384 numbers in total, with Adam's state three times that, and a step does
@@ -192,7 +192,7 @@ def feed_times(cases: dict[int, Any], quick: bool) -> lines.Times:
 def main() -> None:
     """Measures in rounds, prints the tables, draws the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--picture", type=Path, default=TOP / "docs/growth.png")
     parser.add_argument("--quick", action="store_true", help="to see that all of it runs")
     parser.add_argument("--devices", type=int, help=argparse.SUPPRESS)

@@ -50,9 +50,21 @@ def parts_of(case: cases.Case) -> tuple[Model, optax.GradientTransformation, dic
     if isinstance(case, cases.Resnet):
         model = models.resnet(num_classes=cases.CLASSES, depth=50, width=case.width)
         return models.precision(model, compute="bfloat16"), optax.sgd(0.01, momentum=0.9), fields
-    attention = "xla" if ON_CPU else "cudnn"
-    model = models.from_linen(vision_linen.ViT(case, attention))
+    model = models.from_linen(vision_linen.ViT(case, attention_of(case)))
     return model, optax.adamw(1e-4, weight_decay=0.1), fields
+
+
+def attention_of(case: cases.Vit) -> str:
+    """The attention of cuDNN, forward and backward, where it takes these shapes."""
+    shape = (2, (case.image // case.patch) ** 2, case.heads, case.features // case.heads)
+    x = jnp.ones(shape, jnp.bfloat16)
+    attend = lambda x: jax.nn.dot_product_attention(x, x, x, implementation="cudnn").astype(jnp.float32).sum()
+    try:
+        jax.block_until_ready(jax.jit(jax.grad(attend))(x))
+    except Exception as error:
+        print(f"attention by XLA: cuDNN does not take it: {error}", file=sys.stderr)
+        return "xla"
+    return "cudnn"
 
 
 def session(params) -> tuple:
@@ -73,13 +85,10 @@ def session(params) -> tuple:
         notes["peak"] = stats.get("peak_bytes_in_use", 0)
         (path,) = Path(folder).rglob("*.xplane.pb")
         planes = jax.profiler.ProfileData.from_file(str(path)).planes
-        # A device's streams are its kernels and copies; its other lines group them. A CPU has only threads.
-        lines = [
-            line
-            for plane in planes
-            for line in plane.lines
-            if (ON_CPU and "XLA" in line.name) or (plane.name.startswith("/device:") and "Stream" in line.name)
-        ]
+        # A GPU's streams are its kernels and copies; its other lines group them. A CPU has only threads.
+        works = {"cpu": "XLA", "gpu": "Stream", "tpu": "XLA Ops"}.get(jax.default_backend(), "XLA Ops")
+        devices = [plane for plane in planes if ON_CPU or plane.name.startswith("/device:")]
+        lines = [line for plane in devices for line in plane.lines if works in line.name]
         events = [event for line in lines for event in line.events]
         return [(event.start_ns, event.start_ns + event.duration_ns) for event in events]
 
@@ -172,7 +181,7 @@ def matmul(size: int, times: int = 20) -> None:
     a, b = (jax.random.normal(jax.random.key(n), (size, size), jnp.bfloat16) for n in (0, 1))
     b = b / size**0.5  # so that the products stay of size one
     call = jax.jit(lambda a, b: jax.lax.fori_loop(0, times, lambda _, x: x @ b, a))
-    notes = {"device": jax.devices()[0].device_kind, "platform": jax.default_backend()}
+    notes = {"device": jax.devices()[0].device_kind, "platform": jax.default_backend(), "size": size}
     on_step = protocol.session(parameters=0, dtype="bfloat16", imports=imports, packages=("jax",), notes=notes)
     jax.block_until_ready(call(a, b))
     rates = []
