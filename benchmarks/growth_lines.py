@@ -37,10 +37,12 @@ def draw(path: Path, panels: list[tuple[str, str, Times]]) -> None:
         for name, line in times.items():
             axis.plot(list(line), list(line.values()), marker="o", label=name)
         places = sorted({x for line in times.values() for x in line})
-        axis.set(title=title, xlabel=label, ylabel="microseconds", xscale="log", yscale="log")
+        values = [value for line in times.values() for value in line.values()]
+        scale = "log" if max(values) > 20 * min(values) else "linear"
+        axis.set(title=title, xlabel=label, ylabel="microseconds", xscale="log", yscale=scale)
         axis.set_xticks(places, [f"{x:,}" for x in places])
         axis.minorticks_off()
-        axis.set_ylim(bottom=min(min(line.values()) for line in times.values()) / 2)
+        axis.set_ylim(bottom=min(values) / 2 if scale == "log" else 0)
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
     figure.savefig(path, dpi=110)
