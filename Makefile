@@ -1,7 +1,8 @@
 # make train   install what is pinned, train on the digits
 # make test    all that CI runs; PYTHON=python3.12 for another interpreter
 # make check   the quick part: format, lint, types, tests that are not slow
-# make bench   the benchmarks
+# make bench   the benchmarks; what is not installed they say and leave out
+# make peers   install what benchmarks/peers.py compares with, each in an environment of its own (8 GB)
 # make lock    write requirements.lock anew
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: train test test-core check bench lock format
+.PHONY: train test test-core check bench peers lock format
 
 train: $(INSTALLED)
 	@$(BIN)/python experiments/image_classification.py --config=configs/digits.py
@@ -39,6 +40,19 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/gpu.py
+
+# Every version is pinned, so nothing is resolved; torch's pin is that of the build for CPUs.
+PEERS := torch lightning transformers keras flax kauldron
+peers: $(PEERS:%=.venv-peers/%/.installed)
+
+.venv-peers/%/.installed: benchmarks/peers/%.txt
+	@echo "Installing into .venv-peers/$*"
+	@$(PYTHON) -m venv .venv-peers/$*
+	@.venv-peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	@touch $@
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "jaxkit needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12")'
