@@ -18,11 +18,13 @@ from jaxkit.runs.peers import OK, TRY_AGAIN, USAGE
 
 _HELP = """\
 usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config.PATH=VALUE ...]
-       [--distributed[=HOST:PORT,NUM_PROCESSES,PROCESS_ID]] [--debug]
+       [--allow-config-change=PATH ...] [--distributed[=HOST:PORT,NUM_PROCESSES,PROCESS_ID]] [--debug]
 
   --config=FILE.py       the config; FILE.py:model=mlp,... gives variants to its get_config
   --config.PATH=VALUE    changes one value of it: --config.optimizer.weight_decay=0
   --workdir=DIR          the run directory (default: runs/NAME-FINGERPRINT); the same command resumes
+  --allow-config-change=PATH
+                         go on with a run although its config differs there: layout, num_steps, log_every
   --distributed          one run on many processes, as Slurm, Open MPI or Kubernetes has started them, each with
                          this same command; they share the run directory
   --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID
@@ -43,6 +45,7 @@ class Flags(NamedTuple):
     workdir: str | None
     debug: bool
     distributed: str | None = None
+    allow: tuple[str, ...] = ()
 
 
 def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = None) -> NoReturn:
@@ -66,7 +69,12 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
             print(_HELP.format(experiment=argv[0]), end="")
             sys.exit(OK)
         config = configs.check_fields(configs.read(flags.config, flags.overrides))
-        names = {"experiment": Path(argv[0]).stem, "name": _name(flags), "workdir": flags.workdir}
+        names = {
+            "experiment": Path(argv[0]).stem,
+            "name": _name(flags),
+            "workdir": flags.workdir,
+            "allow": flags.allow,
+        }
         if flags.distributed is None:
             sys.exit(run(recipe, config, **names))  # type: ignore[arg-type]
         with distributed.worker(flags.distributed, ours=argv is sys.argv) as worker, explained(debug=flags.debug):
@@ -101,28 +109,32 @@ def parse(argv: Sequence[str]) -> Flags | None:
 
     Example:
         >>> parse(["x.py", "--config=c.py", "--config.seed=1"])
-        Flags(config='c.py', overrides=[('seed', '1')], workdir=None, debug=False, distributed=None)
+        Flags(config='c.py', overrides=[('seed', '1')], workdir=None, debug=False, distributed=None, allow=())
     """
     rest, overrides = configs.split_overrides(argv[1:])
+    known = ("--config", "--workdir", "--debug", "--distributed", "--allow-config-change")
     values: dict[str, str] = {}
+    allow: list[str] = []
     words = iter(rest)
     for word in words:
         name, equals, text = word.partition("=")
         if name in ("-h", "--help"):
             return None
-        if name not in ("--config", "--workdir", "--debug", "--distributed"):
-            near = did_you_mean(name, ("--config", "--workdir", "--debug", "--distributed", "--help"))
+        if name not in known:
+            near = did_you_mean(name, (*known, "--help"))
             raise UsageError(f"there is no flag {name}{near.removesuffix('.')} (see --help)")
         alone = name in ("--debug", "--distributed")
         if not alone and not equals:
             text = next(words, "")
         if not alone and not text:
             raise UsageError(f"{name}: has no value; write {name}=VALUE")
+        if name == "--allow-config-change":
+            allow.append(text.removeprefix("config."))
         values[name] = text
     if "--config" not in values:
         raise UsageError("there is no --config; write --config=configs/NAME.py (see --help)")
     debug, distributed = "--debug" in values, values.get("--distributed")
-    return Flags(values["--config"], overrides, values.get("--workdir"), debug, distributed)
+    return Flags(values["--config"], overrides, values.get("--workdir"), debug, distributed, tuple(allow))
 
 
 def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> Any:
@@ -149,12 +161,14 @@ def run(
     experiment: str,
     name: str = "run",
     workdir: str | os.PathLike[str] | None = None,
+    allow: Sequence[str] = (),
     worker: distributed.Worker = distributed.ALONE,
 ) -> int:
     """Runs an experiment to its end, or to where it is interrupted; returns the exit code.
 
     Everything is checked on shapes before a directory is made, data read or a program compiled. `worker` says
-    which of several processes this is; only the first writes and prints.
+    which of several processes this is; only the first writes and prints. `allow` names paths of the config in
+    which it may differ from that of the run that is resumed.
 
     Raises:
         UsageError: a mistake in the config, or in what the work directory holds.
@@ -168,7 +182,7 @@ def run(
     console = Console(highlight=False, markup=False, quiet=not worker.leads)
     # Whoever read the output has gone: the run goes on without it.
     console.on_broken_pipe = _discard_output  # type: ignore[method-assign]
-    if worker.agrees(directory.is_run(folder) and directory.status(folder)["status"] == "finished"):
+    if worker.agrees(_is_finished(folder, config if allow else None)):
         if worker.leads:
             with directory.claim(folder, config, experiment):
                 console.print("This run is finished. Another --workdir=DIR starts it afresh.")
@@ -187,14 +201,18 @@ def run(
     planned = plan(built, batch_size=config.batch_size)
     together.check(built.layout)
     if worker.leads:
-        directory.check(folder, config, experiment)
+        directory.check(folder, config, experiment, allow)
         checkpoints.check_room(folder, planned.state_bytes)
     examples = {split: source.open() for split, source in built.data.items()}
     writers = configs.build(config.writers, where="config.writers") if worker.leads else ()
     worker.says(directory=str(folder.absolute()))
-    with directory.claim(folder, config, experiment) if worker.leads else contextlib.nullcontext():
+    with (
+        directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as changed
+    ):
         try:
             if worker.leads:
+                for path, before, now in changed or ():
+                    console.print(f"config.{path} was {before!r}, is now {now!r}")
                 code = _train(built, config, planned, examples, folder, console, writers, fingerprint, worker)
             else:
                 code = _follow(built, config, planned, examples, folder, console, worker)
@@ -208,6 +226,15 @@ def run(
     if code == OK and worker.leads:
         _sum_up(console, folder)
     return code
+
+
+def _is_finished(folder: Path, config: configs.Frozen | None) -> bool:
+    """Whether the run is finished; with a config, whether it is with that one."""
+    from jaxkit.runs import directory
+
+    if not directory.is_run(folder) or directory.status(folder)["status"] != "finished":
+        return False
+    return config is None or not configs.differences(directory.read_config(folder), config)
 
 
 def _follow(recipe, config, plan, examples, folder: Path, console, worker: distributed.Worker) -> int:

@@ -1,0 +1,67 @@
+"""A checkpoint that was written under one layout is resumed under any other."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxkit import configs
+from jaxkit.errors import UsageError
+from jaxkit.runs import command, digest, directory, files, record
+from tests.runs import test_loop
+
+LAYOUTS = {
+    "pmap on 4": {"call": "jaxkit.parallel.pmap", "num_devices": 4},
+    "jit": {"call": "jaxkit.parallel.jit"},
+    "2 x tensor 2": {"call": "jaxkit.parallel.mesh", "data": 2, "tensor": 2},
+    "fsdp 4": {"call": "jaxkit.parallel.mesh", "fsdp": 4},
+    "exact": {"call": "jaxkit.parallel.exact", "shards": 8},
+}
+# Without dropout, which draws by device.
+MODEL = {"call": "jaxkit.models.mlp", "features": (16,), "num_classes": 2}
+
+
+def run(workdir, allow=("layout", "num_steps"), **changes) -> int:
+    config = test_loop.config(model=MODEL, **changes)
+    return command.run(test_loop.recipe, config, experiment="blobs", workdir=workdir, allow=allow)
+
+
+def test_each_layout_goes_on_from_the_one_before(tmp_path):
+    for number, layout in enumerate(LAYOUTS.values(), 1):
+        assert run(tmp_path / "changing", layout=layout, num_steps=10 * number) == command.OK
+    assert run(tmp_path / "whole", layout=LAYOUTS["jit"], num_steps=50) == command.OK
+    one, other = (record.read(tmp_path / name / directory.METRICS) for name in ("changing", "whole"))
+    assert [row["step"] for row in one] == [row["step"] for row in other]
+    np.testing.assert_allclose([row["loss"] for row in one], [row["loss"] for row in other], atol=1e-5)
+    # What is there now is the last config; each start is noted.
+    config = directory.read_config(tmp_path / "changing")
+    assert (config.num_steps, config.layout["call"]) == (50, "jaxkit.parallel.exact")
+    noted = files.read_json(tmp_path / "changing" / directory.PROVENANCE)
+    assert len({start["fingerprint"] for start in [noted, *noted["resumed"]]}) == 5
+
+
+def test_only_what_is_allowed_may_change(tmp_path):
+    assert run(tmp_path / "run", num_steps=10) == command.OK
+    before = (tmp_path / "run" / directory.CONFIG).read_bytes()
+    with pytest.raises(UsageError, match=r"config\.seed was 3, now 4; .*--allow-config-change=PATH"):
+        run(tmp_path / "run", num_steps=10, seed=4, layout=LAYOUTS["fsdp 4"])
+    with pytest.raises(UsageError, match=r"config\.num_steps was 10, now 20"):
+        run(tmp_path / "run", num_steps=20, allow=("layout",))
+    assert (tmp_path / "run" / directory.CONFIG).read_bytes() == before
+
+
+def test_a_split_state_has_the_digest_of_the_whole_one():
+    layout = configs.build(configs.freeze(LAYOUTS["fsdp 4"]))
+    state = {"kernel": np.arange(64, dtype=np.float32).reshape(8, 8)}
+    split = jax.device_put(
+        state, jax.sharding.NamedSharding(jax.make_mesh((4,), ("x",)), jax.sharding.PartitionSpec("x"))
+    )
+    assert digest.sha256(split) == digest.sha256(state)
+    assert int(digest.fold(split)) == int(digest.fold(state))
+    assert layout.divisor == 4
+
+
+def test_the_flag_is_read():
+    flags = command.parse(
+        ["x.py", "--config=c.py", "--allow-config-change=config.layout", "--allow-config-change=a"]
+    )
+    assert flags.allow == ("layout", "a")
