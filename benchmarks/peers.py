@@ -48,7 +48,8 @@ PEERS = {
     "hf-trainer": Peer("hf_trainer", "-", "transformers", (300, 100, 3), 3.2),
     "keras-jax": Peer("keras_jax", "1", "keras", (900, 150, 2), 1.3),
     "flax": Peer("flax_loop", "-", "flax", (900, 150, 2)),
-    "kauldron": Peer("kauldron_trainer", "-", "kauldron", (300, 100, 2), 3.2),
+    "kauldron": Peer("kauldron_trainer", "memory", "kauldron", (500, 100, 2), 3.2),
+    "kauldron-grain": Peer("kauldron_trainer", "grain", "kauldron", (300, 100, 2), 3.2),
 }
 
 

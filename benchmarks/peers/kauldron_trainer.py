@@ -1,4 +1,7 @@
-"""Kauldron: its Trainer with data in memory, losses written where it writes them, without checkpoints."""
+"""Kauldron: its Trainer, losses computed where it writes them, without checkpoints.
+
+Variants: memory, its pipeline over arrays; grain, that of its examples, by record, in this process.
+"""
 
 import time
 
@@ -58,8 +61,30 @@ def fetch():
     return next(value for name, value in NEWEST.items() if "loss" in name)
 
 
+class Records:
+    """Examples by number, as grain wants them."""
+
+    def __init__(self, fields):
+        self.fields = fields
+
+    def __len__(self):
+        return len(self.fields["inputs"])
+
+    def __getitem__(self, number):
+        return {name: value[number] for name, value in self.fields.items()}
+
+
+def pipeline(variant, fields, batch):
+    """The data, shuffled and in batches, without end."""
+    if variant == "memory":
+        return kd.data.InMemoryPipeline(loader=lambda: fields, batch_size=batch, shuffle=True, seed=0)
+    return kd.data.py.DataSource(
+        data_source=Records(fields), batch_size=batch, shuffle=True, seed=0, num_workers=0
+    )
+
+
 def main():
-    case, _, (inputs, targets) = protocol.arguments()
+    case, variant, (inputs, targets) = protocol.arguments()
     fields = {"inputs": inputs, "targets": targets[..., None]}
     if case == "gpt":
         optimizer = optax.adamw(protocol.LEARNING_RATE, weight_decay=protocol.WEIGHT_DECAY)
@@ -69,9 +94,7 @@ def main():
     trainer = kd.train.Trainer(
         seed=0,
         workdir=tempfile.mkdtemp(),
-        train_ds=kd.data.InMemoryPipeline(
-            loader=lambda: fields, batch_size=protocol.BATCH[case], shuffle=True, seed=0
-        ),
+        train_ds=pipeline(variant, fields, protocol.BATCH[case]),
         model=Model(case),
         optimizer=optimizer,
         train_losses={"loss": loss},
