@@ -28,8 +28,8 @@ def by_size(*, fsdp: int, tensor: int) -> Rules:
     Example:
         >>> rules = by_size(fsdp=4, tensor=2)
         >>> import jax
-        >>> rules({"dense.kernel": jax.ShapeDtypeStruct((12, 6), "float32")})["dense.kernel"] == ("fsdp", "tensor")
-        True
+        >>> tuple(rules({"dense.kernel": jax.ShapeDtypeStruct((12, 6), "float32")})["dense.kernel"])
+        ('fsdp', 'tensor')
     """
 
     def rules(params):
