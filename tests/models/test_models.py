@@ -15,7 +15,7 @@ from flax import linen as nn
 
 import jaxkit
 from jaxkit import models
-from jaxkit.models.residual import Bottleneck, ResNet
+from jaxkit.models.residual import Bottleneck, Norm, ResNet
 from jaxkit.types import Model
 
 
@@ -45,7 +45,9 @@ class Row(NamedTuple):
 TINY_CNN = {"num_classes": 3, "features": (4, 6), "dense": (8,)}
 TINY_RESNET = {"num_classes": 3, "depth": 18, "width": 8, "small_images": True}
 TINY_MLP = {"num_classes": 3, "features": (8, 6)}
-BOTTLENECKS = dict(num_classes=3, stages=(1,), block=Bottleneck, norm="group", width=8, small_images=True)
+BOTTLENECKS = dict(
+    num_classes=3, stages=(1,), block=Bottleneck, norm=Norm("group", None), width=8, small_images=True
+)
 TINY_TRANSFORMER = {"vocabulary_size": 11, "max_length": 9, "num_layers": 2, "num_heads": 4, "features": 32}
 TINY_LLAMA = TINY_TRANSFORMER | dict(
     positions="rotary", norm="rms", activation="swiglu", bias=False, tied=False, num_kv_heads=2

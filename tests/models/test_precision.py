@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxkit import models
-from jaxkit.models.residual import BasicBlock, ResNet
+from jaxkit.models.residual import BasicBlock, Norm, ResNet
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype(np.float32)
 TOKENS = np.random.default_rng(0).integers(0, 19, (3, 10))
@@ -21,8 +21,8 @@ TABLE = {
     "mlp": (functools.partial(models.mlp, num_classes=3, features=(8,)), IMAGES),
     "cnn": (functools.partial(models.cnn, num_classes=3, features=(4,), dense=(8,)), IMAGES),
     "cnn without convolutions": (functools.partial(models.cnn, num_classes=3, features=(), dense=()), IMAGES),
-    "resnet": (lambda: models.from_linen(ResNet(**RESNET, norm="batch")), IMAGES),
-    "resnet group": (lambda: models.from_linen(ResNet(**RESNET, norm="group")), IMAGES),
+    "resnet": (lambda: models.from_linen(ResNet(**RESNET, norm=Norm("batch", None))), IMAGES),
+    "resnet group": (lambda: models.from_linen(ResNet(**RESNET, norm=Norm("group", None))), IMAGES),
     "standardized": (lambda: models.standardized(models.mlp(num_classes=3), mean=0.1), IMAGES),
     "gpt2": (functools.partial(models.transformer, **TINY), TOKENS),
     "llama scan": (functools.partial(models.transformer, **TINY, **LLAMA, scan=True), TOKENS),
