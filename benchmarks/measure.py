@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 def pin_to_one_core() -> None:
     """To be called before jax is imported: its thread pools are as large as the cores it sees."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1")
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 
 def machine() -> str:

@@ -78,7 +78,7 @@ def start(name: str, case: str, folder: Path) -> processes.Running:
     environment = {
         **os.environ,
         "PYTHONPATH": str(TOP) if peer.environment is None else "",
-        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+        "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "OMP_NUM_THREADS": "1",
         "JAX_PLATFORMS": "cpu",
         "HF_HUB_OFFLINE": "1",
