@@ -27,7 +27,7 @@ from rich.console import Console  # noqa: E402
 
 from jaxkit import configs, data, metrics, models, objectives, parallel, random, updates  # noqa: E402
 from jaxkit.recipe import plan  # noqa: E402
-from jaxkit.runs import directory, loop, progress, record  # noqa: E402
+from jaxkit.runs import directory, feeding, loop, progress, record  # noqa: E402
 from jaxkit.types import Recipe  # noqa: E402
 
 BATCH = 128
@@ -152,7 +152,7 @@ def time_run(case: Case, recipe: Recipe) -> tuple[float, list[float], str]:
     )
     planned = plan(recipe, batch_size=BATCH)
     examples = {split: source.open() for split, source in recipe.data.items()}
-    form = loop.choose_form(recipe, planned, config)
+    form = feeding.choose_form(recipe, planned, config)
     with tempfile.TemporaryDirectory() as folder, open("/dev/null", "w") as sink:
         console = Console(file=sink, force_terminal=True, width=120)
         show = lambda step: progress.progress(console, start=step, num_steps=case.num_steps)

@@ -11,7 +11,7 @@ import optax  # noqa: E402
 
 from jaxkit import configs, data, means, models, parallel, updates  # noqa: E402
 from jaxkit.recipe import plan  # noqa: E402
-from jaxkit.runs import loop, progress  # noqa: E402
+from jaxkit.runs import feeding, loop, progress  # noqa: E402
 from jaxkit.types import Model, Recipe  # noqa: E402
 
 imports = time.perf_counter() - began
@@ -162,7 +162,7 @@ def public(case: cases.Case) -> None:
     config = configs.freeze({"seed": 0, "num_steps": last, "batch_size": batch, **intervals})
     planned = plan(recipe, batch_size=batch)
     examples = {split: source.open() for split, source in recipe.data.items()}
-    steps = loop.choose_form(recipe, planned, config).steps_per_call
+    steps = feeding.choose_form(recipe, planned, config).steps_per_call
     on_step = session(planned.state.params)
 
     def stopped():

@@ -14,7 +14,7 @@ from rich.console import Console  # noqa: E402
 
 from jaxkit import configs, data, means, objectives, parallel, updates  # noqa: E402
 from jaxkit.recipe import plan  # noqa: E402
-from jaxkit.runs import loop, progress  # noqa: E402
+from jaxkit.runs import feeding, loop, progress  # noqa: E402
 from jaxkit.types import Recipe  # noqa: E402
 
 imports = time.perf_counter() - began
@@ -88,7 +88,7 @@ def main():
     config = configs.freeze({"seed": 0, "num_steps": last, "batch_size": batch, **intervals})
     planned = plan(recipe, batch_size=batch)
     examples = {split: source.open() for split, source in recipe.data.items()}
-    steps = loop.choose_form(recipe, planned, config).steps_per_call
+    steps = feeding.choose_form(recipe, planned, config).steps_per_call
     on_step = protocol.session(
         parameters=planned.num_parameters,
         dtype=jax.tree.leaves(planned.state.params)[0].dtype,

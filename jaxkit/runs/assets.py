@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
-from jaxkit import random, updates
+from jaxkit import data, random, updates
 from jaxkit.errors import UsageError
-from jaxkit.runs import files
-from jaxkit.types import Extra, Key, Params, State
+from jaxkit.runs import directory, files, record
+from jaxkit.types import Examples, Extra, Key, Params, Recipe, State
 
 ASSETS = "assets"
 SAMPLES = "samples.txt"
@@ -62,3 +64,22 @@ def shortened(folder: Path) -> str:
     # What a model writes may hold characters that move a terminal's cursor.
     shown = ["".join(c if c.isprintable() or c == "\t" else "\ufffd" for c in line) for line in lines]
     return "\n".join([*shown[:_LINES_SHOWN], *(["..."] if len(shown) > _LINES_SHOWN else [])])
+
+
+def draw(recipe: Recipe, config: Any, state: State, examples: Mapping[str, Examples], workdir: Path) -> None:
+    """Hands the record and the predictions on a held-out split to the recipe's picture."""
+    split = next(name for name in examples if name != "train")
+    batches = data.padded(examples[split], batch_size=config.batch_size)
+    params = jax.jit(updates.averaged)(state)
+    predict = jax.jit(recipe.predict)
+    # On one device, whatever the layout.
+    params, extra = jax.device_get((params, state.extra))
+    found: list[tuple[Any, Any]] = []
+    for n in range(len(batches)):
+        batch = batches[n]
+        predictions = jax.device_get(predict(params, extra, batch))
+        keep = lambda x, mask=batch["mask"]: np.asarray(x)[mask]
+        found.append((jax.tree.map(keep, batch), jax.tree.map(keep, dict(predictions))))
+    batch, predictions = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    assert recipe.picture is not None
+    recipe.picture(workdir / "picture.png", record.read(workdir / directory.METRICS), batch, predictions)

@@ -2,50 +2,17 @@
 
 import contextlib
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from jaxkit import configs
-from jaxkit.errors import UsageError, did_you_mean
-from jaxkit.runs import distributed
+from jaxkit.errors import UsageError
+from jaxkit.runs import distributed, flags, process
 from jaxkit.runs.peers import OK, TRY_AGAIN, USAGE
-
-_HELP = """\
-usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config.PATH=VALUE ...]
-       [--allow-config-change=PATH ...] [--distributed[=HOST:PORT,NUM_PROCESSES,PROCESS_ID]] [--debug]
-
-  --config=FILE.py       the config; FILE.py:model=mlp,... gives variants to its get_config
-  --config.PATH=VALUE    changes one value of it: --config.optimizer.weight_decay=0
-  --workdir=DIR          the run directory (default: runs/NAME-FINGERPRINT); the same command resumes
-  --allow-config-change=PATH
-                         go on with a run although its config differs there: layout, num_steps, log_every
-  --distributed          one run on many processes, as Slurm, Open MPI or Kubernetes has started them, each with
-                         this same command; they share the run directory
-  --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID
-                         the same, started by hand: where process 0 is, how many there are, which this one is
-  --debug                show tracebacks for mistakes too
-
-exit codes: 0 done, 2 a mistake that the message explains, 75 interrupted (start again to resume), 1 other,
-76 another process is dead or stuck (start all again to resume). A process counts as stuck after
-JAXKIT_PEER_SECONDS (20); the start waits for all for JAXKIT_JOIN_SECONDS (300).
-"""
-
-
-class Flags(NamedTuple):
-    """The command line of an experiment, parsed."""
-
-    config: str
-    overrides: list[tuple[str, str]]
-    workdir: str | None
-    debug: bool
-    distributed: str | None = None
-    allow: tuple[str, ...] = ()
 
 
 def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = None) -> NoReturn:
@@ -64,20 +31,20 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
     # Python puts the experiment's directory there; a config may name modules beside where the command is given.
     sys.path.append(os.getcwd())
     with explained(debug="--debug" in argv):
-        flags = parse(argv)
-        if flags is None:
-            print(_HELP.format(experiment=argv[0]), end="")
+        given = flags.parse(argv)
+        if given is None:
+            print(flags.HELP.format(experiment=argv[0]), end="")
             sys.exit(OK)
-        config = configs.check_fields(configs.read(flags.config, flags.overrides))
+        config = configs.check_fields(configs.read(given.config, given.overrides))
         names = {
             "experiment": Path(argv[0]).stem,
-            "name": _name(flags),
-            "workdir": flags.workdir,
-            "allow": flags.allow,
+            "name": flags.name_of(given),
+            "workdir": given.workdir,
+            "allow": given.allow,
         }
-        if flags.distributed is None:
+        if given.distributed is None:
             sys.exit(run(recipe, config, **names))  # type: ignore[arg-type]
-        with distributed.worker(flags.distributed, ours=argv is sys.argv) as worker, explained(debug=flags.debug):
+        with distributed.worker(given.distributed, ours=argv is sys.argv) as worker, explained(debug=given.debug):
             sys.exit(run(recipe, config, **names, worker=worker))  # type: ignore[arg-type]
 
 
@@ -99,42 +66,6 @@ def explained(*, debug: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         print("interrupted; start the same command again", file=sys.stderr)
         sys.exit(TRY_AGAIN)
-
-
-def parse(argv: Sequence[str]) -> Flags | None:
-    """The flags of a command line, None where help is asked for.
-
-    Raises:
-        UsageError: an unknown flag, a flag without its value, no config.
-
-    Example:
-        >>> parse(["x.py", "--config=c.py", "--config.seed=1"])
-        Flags(config='c.py', overrides=[('seed', '1')], workdir=None, debug=False, distributed=None, allow=())
-    """
-    rest, overrides = configs.split_overrides(argv[1:])
-    known = ("--config", "--workdir", "--debug", "--distributed", "--allow-config-change")
-    values: dict[str, str] = {}
-    allow: list[str] = []
-    words = iter(rest)
-    for word in words:
-        name, equals, text = word.partition("=")
-        if name in ("-h", "--help"):
-            return None
-        if name not in known:
-            near = did_you_mean(name, (*known, "--help"))
-            raise UsageError(f"there is no flag {name}{near.removesuffix('.')} (see --help)")
-        alone = name in ("--debug", "--distributed")
-        if not alone and not equals:
-            text = next(words, "")
-        if not alone and not text:
-            raise UsageError(f"{name}: has no value; write {name}=VALUE")
-        if name == "--allow-config-change":
-            allow.append(text.removeprefix("config."))
-        values[name] = text
-    if "--config" not in values:
-        raise UsageError("there is no --config; write --config=configs/NAME.py (see --help)")
-    debug, distributed = "--debug" in values, values.get("--distributed")
-    return Flags(values["--config"], overrides, values.get("--workdir"), debug, distributed, tuple(allow))
 
 
 def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> Any:
@@ -175,20 +106,20 @@ def run(
     """
     from rich.console import Console
 
-    from jaxkit.runs import checkpoints, directory
+    from jaxkit.runs import checkpoints, directory, results
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
     console = Console(highlight=False, markup=False, quiet=not worker.leads)
     # Whoever read the output has gone: the run goes on without it.
-    console.on_broken_pipe = _discard_output  # type: ignore[method-assign]
+    console.on_broken_pipe = process.discard_output  # type: ignore[method-assign]
     if worker.agrees(_is_finished(folder, config if allow else None)):
         if worker.leads:
             with directory.claim(folder, config, experiment):
                 console.print("This run is finished. Another --workdir=DIR starts it afresh.")
-            _sum_up(console, folder)
+            results.show(console, folder)
         return OK
-    _cache_programs()
+    process.cache_programs()
     import jax
 
     from jaxkit.recipe import plan
@@ -224,7 +155,7 @@ def run(
                     directory.set_status(folder, status=status)
             raise
     if code == OK and worker.leads:
-        _sum_up(console, folder)
+        results.show(console, folder)
     return code
 
 
@@ -242,7 +173,7 @@ def _follow(recipe, config, plan, examples, folder: Path, console, worker: distr
     from jaxkit.runs import loop, progress
 
     show = lambda step: progress.progress(console, start=step, num_steps=config.num_steps)
-    with _signals() as stopped:
+    with process.signals() as stopped:
         outcome = loop.train(
             recipe, config, plan, examples, folder, show=show, stopped=stopped.is_set, worker=worker
         )
@@ -252,12 +183,12 @@ def _follow(recipe, config, plan, examples, folder: Path, console, worker: distr
 def _train(
     recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str, worker: distributed.Worker
 ) -> int:
-    from jaxkit.runs import assets, digest, directory, files, loop, progress
+    from jaxkit.runs import assets, digest, directory, feeding, files, loop, progress, provenance
 
     assets.keep(folder, recipe.assets)
     manifests = {split: opened.manifest for split, opened in examples.items()}
-    _check_same_data(folder, manifests)
-    form = loop.choose_form(recipe, plan, config)
+    provenance.check_same_data(folder, manifests)
+    form = feeding.choose_form(recipe, plan, config)
     console.print(
         f"{plan.num_parameters:,} parameters; "
         + ", ".join(f"{opened.size:,} examples in {split}" for split, opened in examples.items())
@@ -265,9 +196,17 @@ def _train(
     )
     directory.set_status(folder, status="running")
     # Git and package versions take a moment; the first program compiles meanwhile.
-    noting = _in_background(lambda: _note(folder, fingerprint, config.seed, manifests, form._asdict()))
+    noting = process.in_background(
+        lambda: provenance.note(
+            folder,
+            {
+                **provenance.collect(fingerprint=fingerprint, seed=config.seed, manifests=manifests),
+                "form": form._asdict(),
+            },
+        )
+    )
 
-    with _signals() as stopped:
+    with process.signals() as stopped:
         outcome = loop.train(
             recipe,
             config,
@@ -282,7 +221,7 @@ def _train(
     noting()
     for writer in writers:
         writer.close()
-    began = process_start()
+    began = process.started_at()
     timing = {**outcome.timing, "to_first_step": outcome.first_step_at - began, "total": time.time() - began}
     done = {
         "step": outcome.step,
@@ -297,7 +236,7 @@ def _train(
         directory.write_evaluation(folder, split, outcome.step, metrics)
     if recipe.picture is not None and len(examples) > 1:
         try:
-            loop.draw(recipe, config, outcome.state, examples, folder)
+            assets.draw(recipe, config, outcome.state, examples, folder)
         except Exception as error:  # a picture is no reason to lose a run
             console.print(f"warning: no picture: {type(error).__name__}: {error}")
     if recipe.samples is not None:
@@ -309,139 +248,3 @@ def _train(
     directory.set_status(folder, status="finished", params_sha256=sha256, **done)
     files.sync_directory(folder)
     return OK
-
-
-def _note(
-    folder: Path, fingerprint: str, seed: int, manifests: Mapping[str, Any], form: Mapping[str, Any]
-) -> None:
-    from jaxkit.runs import directory, files, provenance
-
-    noted = {**provenance.collect(fingerprint=fingerprint, seed=seed, manifests=manifests), "form": form}
-    patch = provenance.patch(Path.cwd(), leave_out=folder)
-    before = files.read_json(folder / directory.PROVENANCE)
-    # What a run was started with stays; each later start is noted beside it, with its own patch.
-    resumed = [*before.get("resumed", []), noted] if before else []
-    files.write_bytes(folder / (f"dirty-{len(resumed)}.patch" if resumed else "dirty.patch"), patch)
-    files.write_json(folder / directory.PROVENANCE, {**(before or noted), "resumed": resumed})
-
-
-def _check_same_data(folder: Path, manifests: Mapping[str, Any]) -> None:
-    """Refuses to go on with other data than a run was started with."""
-    from jaxkit.data.manifests import differences
-    from jaxkit.runs import directory, files
-
-    before = (files.read_json(folder / directory.PROVENANCE) or {}).get("data", {})
-    for split, manifest in manifests.items():
-        found = differences(before[split], manifest) if split in before else []
-        if found:
-            raise UsageError(
-                f"config.data.{split}: is not the data that this run was started with: {found[0]};"
-                " restore it, or start afresh with another --workdir=DIR"
-            )
-
-
-def _sum_up(console, folder: Path) -> None:
-    """The table of results, and the run directory as the last line."""
-    from rich.table import Table
-
-    from jaxkit.runs import assets, directory
-
-    found = directory.summary(folder)
-    written = assets.shortened(folder)
-    if written:
-        console.print(written, soft_wrap=True)
-    splits = list(found["evaluation"])
-    table = Table(title=f"{found['experiment']}: {found['step']:,} steps", title_justify="left")
-    table.add_column("")
-    for split in splits:
-        table.add_column(split, justify="right")
-    rows: dict[str, dict[str, float]] = {}
-    for split in splits:
-        for name, value in found["evaluation"][split].items():
-            parts = value.items() if isinstance(value, dict) else [("", value)]
-            for part, number in parts:
-                if isinstance(number, int | float):
-                    rows.setdefault(f"{name} {part}".strip(), {})[split] = number
-    for name, values in rows.items():
-        table.add_row(name, *(f"{values[split]:.4f}" if split in values else "" for split in splits))
-    table.add_section()
-    labels = {"steps_per_second": "steps/s", "to_first_step": "time to first step, s", "total": "total, s"}
-    for name, label in labels.items():
-        value = found["timing"].get(name)
-        table.add_row(label, f"{value:,.1f}" if value else "")
-    console.print(table)
-    if (folder / assets.SAMPLES).exists():
-        console.print(f"samples: {folder / assets.SAMPLES}", soft_wrap=True)
-    if (folder / "picture.png").exists():
-        console.print(f"picture: {folder / 'picture.png'}", soft_wrap=True)
-    console.print(str(folder), soft_wrap=True)
-
-
-def _discard_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _cache_programs() -> None:
-    """Compiled programs are kept between processes, under the user's cache directory."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxkit" / "programs"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """SIGTERM, SIGHUP and Ctrl-C ask the loop to stop after the step it is in; a second Ctrl-C does not ask."""
-    stopped = threading.Event()
-
-    def stop(number, frame):
-        if stopped.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.set()
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    # What is ignored stays so: nohup means that.
-    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _in_background(function: Callable[[], None]) -> Callable[[], None]:
-    """Starts a function on a thread; what is returned waits for it, and raises what it raised."""
-    errors: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            function()
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-
-    def wait() -> None:
-        thread.join()
-        if errors:
-            raise errors[0]
-
-    return wait
-
-
-def process_start() -> float:
-    """When this process was started, in seconds since the epoch."""
-    import psutil
-
-    return psutil.Process().create_time()
-
-
-def _name(flags: Flags) -> str:
-    return Path(flags.config.partition(":")[0]).stem

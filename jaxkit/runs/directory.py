@@ -89,10 +89,23 @@ def claim(
                 if not changed:
                     new = {"status": "running", "step": 0, "experiment": experiment}
                     files.write_json(workdir / STATUS, new)
+                else:
+                    _note_changes(workdir, changed)
                 files.write_text(workdir / CONFIG, configs.to_json(config))
             except OSError as error:
                 raise files.explain(error, "workdir") from error
         yield changed
+
+
+def _note_changes(workdir: Path, changed: Sequence[configs.Difference]) -> None:
+    """Keeps for good what a run's config was before it was changed: a killed process must not lose that."""
+    found = files.read_json(workdir / PROVENANCE) or {}
+    rows = record.read(workdir / METRICS)
+    new = {
+        "after_step": rows[-1]["step"] if rows else 0,
+        "changed": [list(map(str, (p, repr(a), repr(b)))) for p, a, b in changed],
+    }
+    files.write_json(workdir / PROVENANCE, {**found, "config_changes": [*found.get("config_changes", []), new]})
 
 
 def _locked(lock: IO[str]) -> bool:

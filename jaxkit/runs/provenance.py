@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxkit.errors import UsageError
+from jaxkit.runs import directory, files
+
 # A larger patch is data that somebody forgot to ignore.
 MAX_PATCH_BYTES = 10 * 2**20
 # What changes the numbers; nothing else of the environment is written down, it may hold secrets.
@@ -34,6 +37,36 @@ def collect(*, fingerprint: str, seed: int, manifests: Mapping[str, Any]) -> dic
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "data": dict(manifests),
     }
+
+
+def note(folder: Path, noted: Mapping[str, Any]) -> None:
+    """Writes the provenance of a start into a run directory, and the patch of the working tree beside it.
+
+    What the run was started with stays; each later start is noted under "resumed", with a patch of its own.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = patch(Path.cwd(), leave_out=folder)
+    before = files.read_json(folder / directory.PROVENANCE) or {}
+    begun = "fingerprint" in before
+    resumed = [*before.get("resumed", []), noted] if begun else []
+    files.write_bytes(folder / (f"dirty-{len(resumed)}.patch" if resumed else "dirty.patch"), text)
+    files.write_json(folder / directory.PROVENANCE, {**({} if begun else noted), **before, "resumed": resumed})
+
+
+def check_same_data(folder: Path, manifests: Mapping[str, Any]) -> None:
+    """Refuses to go on with other data than a run was started with."""
+    from jaxkit.data.manifests import differences
+
+    before = (files.read_json(folder / directory.PROVENANCE) or {}).get("data", {})
+    for split, manifest in manifests.items():
+        found = differences(before[split], manifest) if split in before else []
+        if found:
+            raise UsageError(
+                f"config.data.{split}: is not the data that this run was started with: {found[0]};"
+                " restore it, or start afresh with another --workdir=DIR"
+            )
 
 
 def packages() -> dict[str, str]:

@@ -6,7 +6,7 @@ import pytest
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import command, digest, directory, files, record
+from jaxkit.runs import command, digest, directory, files, flags, record
 from tests.runs import test_loop
 
 LAYOUTS = {
@@ -37,6 +37,8 @@ def test_each_layout_goes_on_from_the_one_before(tmp_path):
     assert (config.num_steps, config.layout["call"]) == (50, "jaxkit.parallel.exact")
     noted = files.read_json(tmp_path / "changing" / directory.PROVENANCE)
     assert len({start["fingerprint"] for start in [noted, *noted["resumed"]]}) == 5
+    assert [change["after_step"] for change in noted["config_changes"]] == [10, 20, 30, 40]
+    assert ["num_steps", "10", "20"] in noted["config_changes"][0]["changed"]
 
 
 def test_only_what_is_allowed_may_change(tmp_path):
@@ -61,7 +63,7 @@ def test_a_split_state_has_the_digest_of_the_whole_one():
 
 
 def test_the_flag_is_read():
-    flags = command.parse(
+    given = flags.parse(
         ["x.py", "--config=c.py", "--allow-config-change=config.layout", "--allow-config-change=a"]
     )
-    assert flags.allow == ("layout", "a")
+    assert given.allow == ("layout", "a")

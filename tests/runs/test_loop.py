@@ -11,7 +11,7 @@ import pytest
 
 from jaxkit import configs, data, metrics, objectives, runs, updates
 from jaxkit.checks import UsageError
-from jaxkit.runs import checkpoints, command, directory, loop, record
+from jaxkit.runs import checkpoints, command, directory, feeding, loop, record
 from jaxkit.types import Recipe, Writer
 
 STEPS = 30
@@ -226,8 +226,8 @@ def test_a_second_process_is_refused_while_the_first_lives(tmp_path, uninterrupt
 
 
 def test_the_calls_of_a_resumed_run_end_where_those_of_a_whole_one_do():
-    assert list(loop._calls(0, 9, 4)) == [range(0, 4), range(4, 8), range(8, 9)]
-    assert list(loop._calls(6, 9, 4)) == [range(6, 8), range(8, 9)]
+    assert list(feeding.calls_of(0, 9, 4)) == [range(0, 4), range(4, 8), range(8, 9)]
+    assert list(feeding.calls_of(6, 9, 4)) == [range(6, 8), range(8, 9)]
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_call_never_overshoots_an_interval(changes, steps):
 
     frozen = config(steps_per_call=None, **changes)
     built = recipe(frozen)
-    assert loop.choose_form(built, plan(built, batch_size=32), frozen).steps_per_call == steps
+    assert feeding.choose_form(built, plan(built, batch_size=32), frozen).steps_per_call == steps
 
 
 def test_other_data_is_refused_when_a_run_goes_on(tmp_path, uninterrupted):

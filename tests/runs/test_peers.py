@@ -10,7 +10,7 @@ import pytest
 
 from jaxkit import data, parallel
 from jaxkit.errors import UsageError
-from jaxkit.runs import channels, command, distributed, joining, peers, together
+from jaxkit.runs import channels, command, distributed, flags, joining, peers, together
 from jaxkit.runs.joining import End, Settings
 from jaxkit.runs.peers import FAILED, LOST, TRY_AGAIN, USAGE, Peer
 
@@ -107,9 +107,9 @@ def test_a_malformed_setting_is_one_line(text, says):
 
 
 def test_the_flag_may_have_a_value_or_none(capsys):
-    assert command.parse(["x.py", "--config=c.py"]).distributed is None
-    assert command.parse(["x.py", "--distributed", "--config=c.py"]).distributed == ""
-    assert command.parse(["x.py", "--config=c.py", "--distributed=a:1,2,0"]).distributed == "a:1,2,0"
+    assert flags.parse(["x.py", "--config=c.py"]).distributed is None
+    assert flags.parse(["x.py", "--distributed", "--config=c.py"]).distributed == ""
+    assert flags.parse(["x.py", "--config=c.py", "--distributed=a:1,2,0"]).distributed == "a:1,2,0"
     config = command.__file__  # any file: it is not read before the flags are
     with pytest.raises(SystemExit) as caught:
         command.main(lambda config: None, ["x.py", f"--config={config}", "--distribute"])

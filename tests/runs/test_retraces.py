@@ -7,7 +7,7 @@ import pytest
 
 from jaxkit import parallel
 from jaxkit.errors import UsageError
-from jaxkit.runs import directory, loop, record, retraces
+from jaxkit.runs import directory, feeding, loop, record, retraces
 from jaxkit.types import Examples, Source
 from tests.runs import test_loop
 
@@ -95,6 +95,6 @@ def test_the_form_is_chosen_by_the_operations_of_a_step():
     config = test_loop.config(steps_per_call=None)
     recipe = test_loop.recipe(config)
     planned = loop.Plan(**{name: None for name in loop.Plan._fields} | {"slow_in_a_loop": False, "flops": 4e9})
-    assert loop.choose_form(recipe, planned, config).steps_per_call == 1  # 5 divides the intervals, 2 fit
-    assert loop.choose_form(recipe, planned._replace(flops=1e6), config).steps_per_call == 5
+    assert feeding.choose_form(recipe, planned, config).steps_per_call == 1  # 5 divides the intervals, 2 fit
+    assert feeding.choose_form(recipe, planned._replace(flops=1e6), config).steps_per_call == 5
     assert parallel.jit().divisor == 1

@@ -1,0 +1,115 @@
+"""What the loop feeds on: how many steps a call takes, the batches of each call, and those of an evaluation."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxkit import data, updates
+from jaxkit.errors import UsageError
+from jaxkit.recipe import Plan, nbytes
+from jaxkit.runs import together
+from jaxkit.types import Examples, Indexed, Metrics, Recipe, State
+
+# A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
+MAX_FLOPS_PER_CALL = 1e10
+MAX_STEPS_PER_CALL = 200
+# Data in memory up to this size is put on the devices whole; of more, each batch is.
+MAX_BYTES_ON_DEVICES = 2**30
+
+
+class Form(NamedTuple):
+    """How many steps one call takes, and why."""
+
+    steps_per_call: int
+    reason: str
+
+
+def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
+    """How many steps one call takes: a divisor of every interval of the run, so that none is overshot."""
+    common = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
+    divisor = lambda most: max(k for k in range(1, common + 1) if common % k == 0 and k <= max(most, 1))
+    if recipe.steps_per_call is not None:
+        if not isinstance(recipe.steps_per_call, int) or recipe.steps_per_call < 1:
+            raise UsageError(
+                f"steps_per_call: came {recipe.steps_per_call!r}, wanted an int >= 1, or None to choose"
+            )
+        chosen = divisor(recipe.steps_per_call)
+        return Form(chosen, f"asked for {recipe.steps_per_call}; the intervals of the run divide by {common}")
+    if plan.slow_in_a_loop:
+        return Form(1, "convolutions are slow inside a loop on this backend")
+    chosen = divisor(min(MAX_STEPS_PER_CALL, int(MAX_FLOPS_PER_CALL // max(plan.flops, 1))))
+    return Form(chosen, f"a step has about {plan.flops:.1e} FLOPs; the intervals of the run divide by {common}")
+
+
+def feed(
+    recipe: Recipe, config: Any, examples: Examples, form: Form, start: int
+) -> tuple[Any, Iterator[tuple[int, Any]]]:
+    """The update in the form that was chosen, and (number of steps, batch) for each call of it."""
+    layout, steps, update = recipe.layout, form.steps_per_call, recipe.update
+    rows = together.rows(layout, config.batch_size)
+    stream = data.shuffled(examples, batch_size=config.batch_size, seed=config.seed, rows=rows)
+    calls = calls_of(start, config.num_steps, steps)
+    fused = steps > 1
+    if examples.arrays is not None and nbytes(dict(examples.arrays)) <= MAX_BYTES_ON_DEVICES:
+        update = updates.indexed(update)
+        arrays = layout.put_state(dict(examples.arrays))
+        indices = (stream.indices(call.start, call.stop if fused else None) for call in calls)
+        batches = (Indexed(arrays, found) for found in indices)
+    else:
+        read = data.prefetch(stream, start, config.num_steps)
+        parts = ([next(read) for _ in call] for call in calls)
+        batches = (jax.tree.map(lambda *x: np.stack(x), *part) if fused else part[0] for part in parts)
+    put = (together.put(layout, batch, config.batch_size, axis=int(fused)) for batch in batches)
+    counts = (len(call) for call in calls_of(start, config.num_steps, steps))
+    return (updates.fuse(update) if fused else update), zip(counts, put)
+
+
+def calls_of(start: int, stop: int, steps: int) -> Iterator[range]:
+    """The steps of each call: as long as the form says, ending on multiples of it.
+
+    Example:
+        >>> list(calls_of(2, 9, 4))
+        [range(2, 4), range(4, 8), range(8, 9)]
+    """
+    while start < stop:
+        end = min(start - start % steps + steps, stop)
+        yield range(start, end)
+        start = end
+
+
+def evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) -> Callable[[State], Any]:
+    """Makes state -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for."""
+    layout = recipe.layout
+    compiled = layout.compile_evaluate(recipe.evaluate)
+    average = jax.jit(updates.averaged)
+    splits: dict[str, Any] = {}
+
+    def batches_of(split: str) -> Any:
+        rows = together.rows(layout, config.batch_size)
+        batches = data.padded(examples[split], batch_size=config.batch_size, rows=rows)
+        read = lambda: (together.put(layout, batches[n], config.batch_size) for n in range(len(batches)))
+        # What fits in memory is put on the devices once; anything else is read anew each time.
+        if examples[split].arrays is None:
+            return _Again(read)
+        return list(read()) if rows is not None else jax.device_put(list(read()))
+
+    def evaluate(state: State) -> dict[str, list[Metrics]]:
+        params = average(state)
+        for split in examples:
+            if split != "train" and split not in splits:
+                splits[split] = batches_of(split)
+        return {name: [compiled(params, state.extra, batch) for batch in part] for name, part in splits.items()}
+
+    return evaluate
+
+
+class _Again(NamedTuple):
+    """An iterable that begins anew each time."""
+
+    read: Callable[[], Iterator[Any]]
+
+    def __iter__(self):
+        return self.read()

@@ -1,0 +1,105 @@
+"""Rows on their way from the devices to the record: fetched one interval late, so that no step waits."""
+
+import collections
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxkit.means import add
+from jaxkit.runs import record
+from jaxkit.runs.progress import Progress
+from jaxkit.types import Metrics, Writer
+
+
+class Row(NamedTuple):
+    """What is to be recorded at a step, still on the devices."""
+
+    step: int
+    metrics: list[Metrics]
+    parameters: jax.Array
+    evaluations: Mapping[str, list[Metrics]]
+    speed: Mapping[str, float]
+
+
+class Ledger(NamedTuple):
+    """Takes rows as they come from the devices, and writes them when they are there.
+
+    add:         (row) -> None
+    flush:       (keep) -> None; fetches and writes all but the newest `keep` rows
+    interval:    () -> the sum of the metrics since the last row that has them, on the host
+    evaluations: the newest evaluation of each split
+    """
+
+    add: Callable[[Row], None]
+    flush: Callable[[int], None]
+    interval: Callable[[], Metrics]
+    evaluations: Mapping[str, Metrics]
+
+
+def ledger(
+    config: Any, recorder: record.Recorder, progress: Progress, writers: tuple[Writer, ...], interval: Metrics
+) -> Ledger:
+    """A ledger that goes on from the metrics of an interval that was under way: `interval`, on the host."""
+    rows: collections.deque[Row] = collections.deque()
+    evaluations: dict[str, Metrics] = {}
+    warned: list[int] = []
+
+    def warn_once(step: int, values: Mapping[str, Any]) -> None:
+        bad = [name for name, value in values.items() if isinstance(value, str)]
+        if bad and not warned:
+            warned.append(step)
+            progress.message(f"warning: step {step}: {bad[0]} is {values[bad[0]]}; is the learning rate too high?")
+
+    def flush(keep: int) -> None:
+        while len(rows) > keep:
+            write(rows.popleft())
+
+    def write(row: Row) -> None:
+        nonlocal interval
+        interval = summed([interval, *map(on_host, row.metrics)])
+        values: dict[str, Any] = {}
+        if row.step % config.log_every == 0 or row.step == config.num_steps:
+            values |= record.values(interval)
+            interval = jax.tree.map(np.zeros_like, interval)
+        for split, parts in row.evaluations.items():
+            evaluations[split] = summed([on_host(part) for part in parts])
+            values |= record.values(evaluations[split], prefix=f"{split}/")
+        if values:
+            recorder.append(row.step, values, int(row.parameters), row.speed)
+            progress.update(row.step, values, row.speed)
+            warn_once(row.step, values)
+            for writer in writers:
+                writer.write(row.step, {name: x for name, x in values.items() if isinstance(x, int | float)})
+
+    return Ledger(rows.append, flush, lambda: interval, evaluations)
+
+
+def on_host(metrics: Metrics) -> Metrics:
+    """Additive metrics as numpy arrays, wide enough to sum many."""
+    return jax.tree.map(exact, jax.device_get(metrics))
+
+
+def exact(x: Any) -> np.ndarray:
+    """The number in float64 or int64: sums over many steps and batches lose nothing there.
+
+    Example:
+        >>> exact(np.float32(0.5)).dtype
+        dtype('float64')
+    """
+    return np.asarray(x, np.float64 if np.issubdtype(np.asarray(x).dtype, np.floating) else np.int64)
+
+
+def summed(parts: list[Metrics]) -> Metrics:
+    """The sum of the metrics of several batches.
+
+    Example:
+        >>> from jaxkit.means import Mean
+        >>> summed([{"loss": Mean(1.0, 2)}, {"loss": Mean(2.0, 2)}])["loss"].compute()
+        0.75
+    """
+    total = parts[0]
+    for part in parts[1:]:
+        total = add(total, part)
+    return total

@@ -1,0 +1,41 @@
+"""What a finished run came to, as its command prints it."""
+
+from pathlib import Path
+from typing import Any
+
+from jaxkit.runs import assets, directory
+
+
+def show(console: Any, folder: Path) -> None:
+    """The table of results, and the run directory as the last line."""
+    from rich.table import Table
+
+    found = directory.summary(folder)
+    written = assets.shortened(folder)
+    if written:
+        console.print(written, soft_wrap=True)
+    splits = list(found["evaluation"])
+    table = Table(title=f"{found['experiment']}: {found['step']:,} steps", title_justify="left")
+    table.add_column("")
+    for split in splits:
+        table.add_column(split, justify="right")
+    rows: dict[str, dict[str, float]] = {}
+    for split in splits:
+        for name, value in found["evaluation"][split].items():
+            parts = value.items() if isinstance(value, dict) else [("", value)]
+            for part, number in parts:
+                if isinstance(number, int | float):
+                    rows.setdefault(f"{name} {part}".strip(), {})[split] = number
+    for name, values in rows.items():
+        table.add_row(name, *(f"{values[split]:.4f}" if split in values else "" for split in splits))
+    table.add_section()
+    labels = {"steps_per_second": "steps/s", "to_first_step": "time to first step, s", "total": "total, s"}
+    for name, label in labels.items():
+        value = found["timing"].get(name)
+        table.add_row(label, f"{value:,.1f}" if value else "")
+    console.print(table)
+    if (folder / assets.SAMPLES).exists():
+        console.print(f"samples: {folder / assets.SAMPLES}", soft_wrap=True)
+    if (folder / "picture.png").exists():
+        console.print(f"picture: {folder / 'picture.png'}", soft_wrap=True)
+    console.print(str(folder), soft_wrap=True)
