@@ -7,6 +7,7 @@ one would have done.
 
 import collections
 import contextlib
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +24,14 @@ from jaxkit.runs import (
     distributed,
     feeding,
     ledger,
+    process,
     record,
     retraces,
     timing,
     together,
 )
 from jaxkit.runs.progress import Progress
-from jaxkit.types import Examples, Key, Metrics, Recipe, State, Writer
+from jaxkit.types import Examples, Key, Layout, Metrics, Recipe, State, Writer
 
 # A CPU with several pretended devices deadlocks when some thirty calls are under way.
 MAX_CALLS_UNDER_WAY = 8
@@ -69,13 +71,20 @@ def train(
         OSError: the run directory cannot be written.
     """
     layout, form, last = recipe.layout, feeding.choose_form(recipe, plan, config), config.num_steps
-    saved_at, state, key, interval, warnings = _begin(recipe, config, plan, workdir)
+    warnings: list[str] = []
+    saved_at, saved = _restore(recipe, plan, workdir, warnings.append)
     guard = retraces.guard()
     watched = recipe._replace(
         update=guard.watch("update", recipe.update), evaluate=guard.watch("evaluate", recipe.evaluate)
     )
     update, calls = feeding.feed(watched, config, examples["train"], form, saved_at)
     update = layout.compile(update)
+    first = next(calls, None)
+    # The two programs of a start take a core each.
+    compiled = process.in_background(lambda: _compile(update, layout, plan.state, first))
+    state, key, interval = _begin(recipe, config, plan, saved)
+    compiled()
+    calls = itertools.chain([first] if first is not None else [], calls)
     evaluate = feeding.evaluator(watched, config, examples)
     tokens = recipe.data["train"].schema.get("tokens")
     rates = timing.rates(
@@ -143,30 +152,50 @@ def train(
         return Outcome(together.whole(state), step, evaluations, timer.first_at(), timer.read(step))
 
 
-def _begin(recipe: Recipe, config: Any, plan: Plan, workdir: Path) -> tuple[int, State, Key, Metrics, list[str]]:
-    """Where to go on from: step, state, the updates' key, the metrics of the interval; and what to warn of."""
-    put_state = recipe.layout.put_state
-    zeros = jax.tree.map(lambda x: ledger.exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
-    warnings: list[str] = []
-    abstract = {"state": plan.state, "interval": zeros}
+def _restore(
+    recipe: Recipe, plan: Plan, workdir: Path, warn: Callable[[str], None]
+) -> tuple[int, dict[str, Any] | None]:
+    """The step of the newest checkpoint and what is in it: the state, the metrics of the interval; (0, None)."""
+    abstract = {"state": plan.state, "interval": _no_metrics(plan)}
     shardings = recipe.layout.shardings
     split = {"state": shardings(plan.state)} if shardings is not None and jax.process_count() > 1 else None
-    saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warnings.append, split)
-    # One program for all of it: op by op it takes longer than compiling the update.
+    saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warn, split)
+    return (0, None) if saved is None else saved
+
+
+def _begin(recipe: Recipe, config: Any, plan: Plan, saved: dict[str, Any] | None) -> tuple[State, Key, Metrics]:
+    """What to go on from: the state and the updates' key, on the devices; the metrics of the interval."""
+    put_state, shardings = recipe.layout.put_state, recipe.layout.shardings
     key_of = lambda seed, name: random.named(jax.random.key(seed), name)
     seed = np.uint32(config.seed)
-    if saved is None:
-        start = lambda seed: (recipe.init(key_of(seed, "init")), key_of(seed, "update"))
-        if recipe.layout.shardings is not None:
-            # Made where it belongs: no device need hold all of it.
-            shapes = (plan.state, jax.eval_shape(start, seed)[1])
-            state, key = jax.jit(start, out_shardings=tuple(map(recipe.layout.shardings, shapes)))(seed)
-        else:
-            state, key = put_state(jax.jit(start)(seed))
-        return 0, state, key, zeros, warnings
-    step, tree = saved
-    key = put_state(jax.jit(lambda seed: key_of(seed, "update"))(seed))
-    return step, tree["state"] if split else put_state(tree["state"]), key, tree["interval"], warnings
+    if saved is not None:
+        key = put_state(jax.jit(lambda seed: key_of(seed, "update"))(seed))
+        # Many processes have read each its part, and put it where it belongs.
+        there = isinstance(saved["state"].step, jax.Array)
+        return saved["state"] if there else put_state(saved["state"]), key, saved["interval"]
+    # One program for all of it: op by op it takes longer than compiling the update.
+    start = lambda seed: (recipe.init(key_of(seed, "init")), key_of(seed, "update"))
+    if shardings is None:
+        return *put_state(jax.jit(start)(seed)), _no_metrics(plan)
+    # Made where it belongs: no device need hold all of it.
+    shapes = (plan.state, jax.eval_shape(start, seed)[1])
+    return *jax.jit(start, out_shardings=tuple(map(shardings, shapes)))(seed), _no_metrics(plan)
+
+
+def _no_metrics(plan: Plan) -> Metrics:
+    return jax.tree.map(lambda x: ledger.exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
+
+
+def _compile(update: Any, layout: Layout, state: State, call: tuple[int, Any] | None) -> None:
+    """Compiles the update before there is a state; the first call finds the program."""
+    # What is no jit of its own (pmap), or is compiled by several processes at once, the first call compiles.
+    if call is None or not hasattr(update, "lower") or jax.process_count() > 1:
+        return
+    arguments = (state, jax.eval_shape(lambda: jax.random.key(0)))
+    if layout.shardings is not None:
+        place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+        arguments = tuple(jax.tree.map(place, tree, layout.shardings(tree)) for tree in arguments)
+    update.lower(arguments[0], call[1], arguments[1]).compile()
 
 
 def _recorder(workdir: Path, saved_at: int) -> record.Recorder:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -65,10 +66,22 @@ def in_background(function: Callable[[], None]) -> Callable[[], None]:
 
 
 def started_at() -> float:
-    """When this process was started, in seconds since the epoch."""
-    import psutil
+    """When this process was started, in seconds since the epoch.
 
-    return psutil.Process().create_time()
+    Example:
+        >>> import time
+        >>> started_at() < time.time()
+        True
+    """
+    try:
+        # Since the machine was, to a hundredth of a second; when that was is known to whole seconds only.
+        after_boot = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - after_boot / os.sysconf("SC_CLK_TCK")
+        return time.time() - age
+    except (OSError, AttributeError):
+        import psutil
+
+        return psutil.Process().create_time()
 
 
 def discard_output() -> None:
