@@ -106,7 +106,7 @@ def run(
     """
     from rich.console import Console
 
-    from jaxkit.runs import checkpoints, directory, results
+    from jaxkit.runs import checkpoints, directory, memory, results
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
@@ -120,6 +120,7 @@ def run(
             results.show(console, folder)
         return OK
     process.cache_programs()
+    memory.keep_freed()
     import jax
 
     from jaxkit.recipe import plan
