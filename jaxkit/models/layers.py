@@ -175,7 +175,23 @@ def mlp(params: dict[str, Any], x: jax.Array, *, activation: str) -> jax.Array:
         >>> round(float(mlp({"up": one, "down": one}, jnp.ones((1, 1)), activation="gelu")[0, 0]), 4)
         0.8412
     """
+    params = _off_the_page(params, rows=x.size // x.shape[-1])
     up = dense(params["up"], x)
     if activation == "gelu":
         return dense(params["down"], jax.nn.gelu(up, approximate=True))
     return dense(params["down"], jax.nn.silu(dense(params["gate"], x)) * up)
+
+
+def _off_the_page(params: dict[str, Any], rows: int) -> dict[str, Any]:
+    # Rows a whole number of pages apart put a column into one set of a CPU's cache: a product into 1,024 columns
+    # of float32 ran at two thirds of the speed of one into 1,040. So 16 inner features of zeros are added, which
+    # the activations leave at zero. With few rows, as in decoding, copying the kernels would cost more.
+    kernel = params["down"]["kernel"]
+    on_the_page = kernel.shape[0] * kernel.dtype.itemsize % 4096 == 0
+    if jax.default_backend() != "cpu" or not on_the_page or rows < kernel.shape[1]:
+        return params
+    padded = {
+        name: jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 16)]), layer)
+        for name, layer in params.items()
+    }
+    return {**padded, "down": {**params["down"], "kernel": jnp.pad(kernel, ((0, 16), (0, 0)))}}
