@@ -41,6 +41,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/gpt.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/gpu.py
 
