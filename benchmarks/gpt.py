@@ -3,7 +3,7 @@
     python benchmarks/gpt.py [--torch=PYTHON] [--rounds=N]
 
 4 layers, 256 features, 4 heads, 256 tokens, batch 8, vocabulary 256, AdamW. Each side is a process of its own on
-the same core, kept alive between rounds; in a round each takes a step to warm up and a step that is timed, in turn.
+the same core, kept alive between rounds; in a round each takes a step to warm up and one that is timed, in turn.
 All start from the same parameters and must come to the same losses. The roof is one large product of matrices,
 measured in the same rounds. PYTHON is an interpreter that has torch.
 """

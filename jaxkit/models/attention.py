@@ -88,8 +88,8 @@ def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> 
         weights = (weights * (1 / jnp.sum(weights, axis=-1, keepdims=True))).astype(v.dtype)
         return jnp.einsum("bkglm,bkmh->bkglh", weights, v)
 
-    # On a CPU in two halves: the earlier one never meets the later keys, which spares a quarter of the products and
-    # of the softmax. More parts would spare more, but smaller products are slower, and nothing is won.
+    # On a CPU in two halves: the earlier one never meets the later keys, which spares a quarter of the products
+    # and of the softmax. More parts would spare more, but smaller products are slower, and nothing is won.
     halved = jax.default_backend() == "cpu" and length > 1
     cuts = (0, length // 2, length) if halved else (0, length)
     attended = jnp.concatenate([rows(begin, end) for begin, end in itertools.pairwise(cuts)], axis=3)
