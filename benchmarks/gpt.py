@@ -26,7 +26,8 @@ FOLDER = Path(__file__).parent / "gpt_sides"
 sys.path.insert(0, str(FOLDER))
 import common  # noqa: E402
 
-NAIVE, LIBRARY, BY_HAND, TORCH = "naive: 3-D products", "the library", "the best by hand", "PyTorch eager"
+NAIVE, LIBRARY, OPTIONS = "naive: 3-D products", "the library", "the library, with Eigen"
+BY_HAND, TORCH = "the best by hand", "PyTorch eager"
 ROOF_SIZE = 1040
 
 
@@ -72,7 +73,8 @@ def main() -> None:
     flags = parser.parse_args()
     print(measure.machine())
     jax_side = lambda name: [sys.executable, "in_jax.py", name]
-    commands = {NAIVE: jax_side("naive"), LIBRARY: jax_side("library"), BY_HAND: jax_side("by_hand")}
+    names = {NAIVE: "naive", LIBRARY: "library", OPTIONS: "options", BY_HAND: "by_hand"}
+    commands = {title: jax_side(name) for title, name in names.items()}
     if flags.torch and not subprocess.run([flags.torch, "-c", "import torch"], capture_output=True).returncode:
         commands[TORCH] = [flags.torch, "in_torch.py"]
     else:
@@ -95,7 +97,7 @@ def main() -> None:
         share = statistics.median(rate / roof for rate, roof in zip(rates, roofs))
         speed = {base: statistics.median(b / a for a, b in zip(row, times[base])) for base in (NAIVE, reference)}
         line = (
-            f"  {name:20} {statistics.median(rates):6.1f} GFLOP/s, {share:.2f} of the roof, {peaks[name]:5.0f} MB"
+            f"  {name:24} {statistics.median(rates):6.1f} GFLOP/s, {share:.2f} of the roof, {peaks[name]:5.0f} MB"
         )
         print(line + "".join(f"; {value:.2f} x the speed of {base}" for base, value in speed.items()))
 

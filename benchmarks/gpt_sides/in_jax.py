@@ -1,4 +1,4 @@
-"""The small GPT in JAX; benchmarks/gpt.py starts it as `in_jax.py naive`, `library`, `by_hand` or `roof`."""
+"""The small GPT in JAX, for benchmarks/gpt.py: `in_jax.py naive`, `library`, `options`, `by_hand` or `roof`."""
 
 import os
 import sys
@@ -13,12 +13,8 @@ import optax
 from jaxkit import means, models, parallel, updates
 from jaxkit.runs import memory
 
-# What XLA on a CPU takes for a product that stands alone: Eigen, not YNNPACK; OPTIONS=none for its own choice.
-OPTIONS = (
-    None
-    if os.environ.get("OPTIONS") == "none"
-    else {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
-)
+# What XLA on a CPU takes for a product that stands alone: Eigen, not YNNPACK.
+OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
 def naive(params, tokens):
@@ -47,7 +43,7 @@ def naive(params, tokens):
     return norm(params["norm"], x) @ params["embedding"].T
 
 
-def library():
+def library(compiler_options=None):
     """The library's model, objective, update and layout."""
     model = models.transformer(
         vocabulary_size=common.VOCABULARY,
@@ -62,7 +58,7 @@ def library():
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["tokens"][:, 1:])
         return means.mean(losses.mean(axis=1)), ({}, extra)
 
-    layout, tuned = parallel.jit(), optimizer()
+    layout, tuned = parallel.jit(compiler_options=compiler_options), optimizer()
     update = layout.compile(updates.step(updates.gradients(objective), tuned))
     state = layout.put_state(updates.init_state(jax.tree.map(jnp.asarray, common.parameters()), {}, tuned))
     batch, key = {"tokens": common.tokens()}, jax.random.key(0)
@@ -122,7 +118,8 @@ def main(side: str) -> None:
         import by_hand
 
         common.answer(plain(by_hand.apply, OPTIONS))
-    common.answer({"naive": lambda: plain(naive), "library": library, "roof": roof}[side]())
+    sides = {"naive": lambda: plain(naive), "library": library, "options": lambda: library(OPTIONS), "roof": roof}
+    common.answer(sides[side]())
 
 
 if __name__ == "__main__":

@@ -83,10 +83,11 @@ def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> 
         scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
         largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
         weights = jnp.exp(scores - largest)
-        # Times the reciprocal, as it is written: a division XLA may turn into that, or not, by what stands around
-        # it, and then the numbers would depend on the number of devices (`parallel.exact`).
-        weights = (weights * (1 / jnp.sum(weights, axis=-1, keepdims=True))).astype(v.dtype)
-        return jnp.einsum("bkglm,bkmh->bkglh", weights, v)
+        attended = jnp.einsum("bkglm,bkmh->bkglh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+        # After the product there is less to divide. Times the reciprocal, as it is written: a division XLA may
+        # turn into that, or not, by what stands around it, and then the numbers would depend on the number of
+        # devices (`parallel.exact`).
+        return (attended * (1 / jnp.sum(weights, axis=-1, keepdims=True))).astype(v.dtype)
 
     # On a CPU in two halves: the earlier one never meets the later keys, which spares a quarter of the products
     # and of the softmax. More parts would spare more, but smaller products are slower, and nothing is won.

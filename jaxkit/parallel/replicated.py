@@ -1,6 +1,7 @@
 """Layouts that keep the state whole on each device: `jit` on one, `pmap` on several."""
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,22 +15,38 @@ from jaxkit.types import Evaluate, Gradients, Indexed, Layout
 AXIS = "devices"
 
 
-def jit() -> Layout:
+def jit(*, compiler_options: Mapping[str, Any] | None = None) -> Layout:
     """Everything on one device.
+
+    `compiler_options` are XLA's, for the update alone: {"xla_...": value}.
+
+    Raises:
+        UsageError: XLA has no such option, or it takes no such value.
 
     Example:
         >>> jit().num_devices
         1
     """
+    options = dict(compiler_options or {}) or None
+    if options is not None:
+        _check_options(options)
     return Layout(
         put_state=own,
         # A jit call takes numpy arrays faster than a device_put before it does.
         put_batch=lambda batch, axis=0: batch,
         across=lambda gradients: gradients,
-        compile=lambda update: jax.jit(update, donate_argnums=0),
+        compile=lambda update: jax.jit(update, donate_argnums=0, compiler_options=options),
         compile_evaluate=jax.jit,
         num_devices=1,
     )
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    # Before anything is spent: XLA itself says so only when it compiles.
+    try:
+        jax.jit(operator.neg, compiler_options=options).lower(1.0).compile()
+    except (jax.errors.JaxRuntimeError, ValueError, TypeError) as error:
+        raise UsageError(f"compiler_options: came {options}: {str(error).splitlines()[0]}") from error
 
 
 def pmap(*, num_devices: int | None = None) -> Layout:
