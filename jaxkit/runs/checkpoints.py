@@ -1,11 +1,11 @@
-"""Checkpoints: written by Orbax, valid only with a manifest of every file's SHA-256, which comes last.
+"""Checkpoints: complete or they do not count: the manifest, with the SHA-256 of every file, comes last.
 
-A directory without a manifest is something that a kill left behind, whatever is in it. Deleting goes
-the other way round: the manifest goes first.
+One process writes the arrays itself (`runs.arrays`); what many processes share goes through Orbax. A directory
+without a manifest is something that a kill left behind, whatever is in it. Deleting goes the other way round: the
+manifest goes first.
 """
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -17,25 +17,25 @@ import jax
 import numpy as np
 
 from jaxkit.errors import UsageError
-from jaxkit.runs import files, together
+from jaxkit.runs import arrays, files, together
 
 MANIFEST = "manifest.json"
 
 
-def save(directory: Path, step: int, tree: Any, *, keep: int = 2, digest: str = "") -> None:
+def save(
+    directory: Path, step: int, tree: Any, *, keep: int = 2, digest: str = "", sharded: bool | None = None
+) -> None:
     """Writes `tree` as the checkpoint of a step, then deletes all but the newest `keep` up to it.
 
     Waits until everything is on the disk. What is of later steps was passed over as damaged, and what
     has no manifest was left behind by a kill: both go too. `digest` is that of the record at this step.
 
     With many processes each calls this and writes its part of what is sharded; the directory is one that all
-    share. Process 0 does the rest.
+    share. Process 0 does the rest. `sharded`: whether Orbax writes; None: where there are many processes.
 
     Raises:
         OSError: it cannot be written; the older checkpoints are as they were.
     """
-    import orbax.checkpoint as ocp
-
     target, leads = directory / str(step), jax.process_index() == 0
     if jax.process_count() == 1:
         tree = jax.device_get(tree)
@@ -44,20 +44,17 @@ def save(directory: Path, step: int, tree: Any, *, keep: int = 2, digest: str = 
         target.mkdir(parents=True)
     try:
         if leads:
-            _check_free(target, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
-        together.wait(f"checkpoint {step} is begun")
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            checkpointer.save(target.absolute() / "state", args=ocp.args.PyTreeSave(tree))
-        # Orbax has waited for all.
+            _check_free(target, arrays.nbytes(tree))
+        if jax.process_count() > 1 if sharded is None else sharded:
+            _save_sharded(target, tree)
+            hashes = _hashes(target) if leads else {}
+        else:
+            hashes = arrays.write(target, tree)
         if leads:
-            files.write_json(target / MANIFEST, {"step": step, "digest": digest, "files": _hashes(target)})
-    except BaseException as error:
+            files.write_json(target / MANIFEST, {"step": step, "digest": digest, "files": hashes})
+    except BaseException:
         if leads:
             shutil.rmtree(target, ignore_errors=True)
-        # TensorStore raises a ValueError for what the file system says.
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code:
-            raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
         raise
     if not leads:
         return
@@ -66,6 +63,22 @@ def save(directory: Path, step: int, tree: Any, *, keep: int = 2, digest: str = 
     for path in directory.iterdir():
         if _is_step(path) and int(path.name) not in kept:
             _remove(path)
+
+
+def _save_sharded(target: Path, tree: Any) -> None:
+    import orbax.checkpoint as ocp
+
+    together.wait(f"checkpoint {target.name} is begun")
+    try:
+        # Returns when all have written.
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            checkpointer.save(target.absolute() / "state", args=ocp.args.PyTreeSave(tree))
+    except Exception as error:
+        # TensorStore raises a ValueError for what the file system says.
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code:
+            raise OSError(int(code[1]), os.strerror(int(code[1])), str(target)) from error
+        raise
 
 
 def _remove(path: Path) -> None:
@@ -178,6 +191,9 @@ def verify(checkpoint: Path) -> str | None:
 
 
 def _read(checkpoint: Path, abstract: Any, shardings: Mapping[str, Any]) -> Any:
+    if not (checkpoint / "state").is_dir():
+        tree = arrays.read(checkpoint, abstract)
+        return {**tree, **{name: _put(tree[name], places) for name, places in shardings.items()}}
     import orbax.checkpoint as ocp
 
     arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype), abstract)
@@ -199,11 +215,11 @@ def _read(checkpoint: Path, abstract: Any, shardings: Mapping[str, Any]) -> Any:
     return tree
 
 
+def _put(tree: Any, shardings: Any) -> Any:
+    place = lambda leaf, sharding: jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
+    return jax.tree.map(place, tree, shardings)
+
+
 def _hashes(checkpoint: Path) -> dict[str, str]:
     paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
-    return {str(path.relative_to(checkpoint)): _sha256(path) for path in paths}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return dict(zip((str(path.relative_to(checkpoint)) for path in paths), arrays.sha256(paths)))

@@ -27,6 +27,7 @@ from jaxkit.runs import (
     process,
     record,
     retraces,
+    saving,
     timing,
     together,
 )
@@ -94,6 +95,7 @@ def train(
         num_devices=layout.num_devices,
     )
     fold, stopped = jax.jit(digest.fold), together.agreed(stopped)
+    saver = saving.saver(workdir / directory.CHECKPOINTS)
 
     with (
         contextlib.closing(show(saved_at)) as progress,
@@ -138,10 +140,11 @@ def train(
                 if saves:
                     recorder.sync()
                     saved = {"state": state, "interval": rows.interval()}
-                    folder = workdir / directory.CHECKPOINTS
-                    checkpoints.save(folder, step, saved, digest=recorder.digest())
+                    saver.save(step, saved, recorder.digest())
         jax.block_until_ready(state)
         worker.rest()
+        with timer.pause():
+            saver.wait()
         evaluations = rows.evaluations
         if saved_at == last:
             # Killed between the last checkpoint and the report: the record has the row, the report is to come.
@@ -149,7 +152,8 @@ def train(
                 split: ledger.summed([ledger.on_host(part) for part in parts])
                 for split, parts in evaluate(state).items()
             }
-        return Outcome(together.whole(state), step, evaluations, timer.first_at(), timer.read(step))
+        spent = {**timer.read(step), "saving": saver.stalled()}
+        return Outcome(together.whole(state), step, evaluations, timer.first_at(), spent)
 
 
 def _restore(

@@ -17,7 +17,7 @@ import pytest
 
 from jaxkit import cli, configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import checkpoints, directory, files, record
+from jaxkit.runs import arrays, checkpoints, directory, files, record
 
 TOP = Path(__file__).parent.parent.parent
 CONFIG = configs.freeze({"num_steps": 30, "seed": 0})
@@ -181,14 +181,14 @@ def test_what_is_not_named_like_a_step_is_no_checkpoint(run, name):
 
 
 def test_a_checkpoint_that_cannot_be_read_is_passed_over(run, monkeypatch):
-    whole = checkpoints._sha256
+    whole = arrays._sha256
 
     def fails(path):
         if "30" in path.parts:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
         return whole(path)
 
-    monkeypatch.setattr(checkpoints, "_sha256", fails)
+    monkeypatch.setattr(arrays, "_sha256", fails)
     step, warnings = restore(run)
     assert step == 20
     assert "Input/output error" in warnings[0]
@@ -196,7 +196,7 @@ def test_a_checkpoint_that_cannot_be_read_is_passed_over(run, monkeypatch):
 
 def test_damaged_checkpoints_of_later_steps_do_not_push_out_a_new_one(run):
     for step in (20, 30):
-        truncated(run / f"checkpoints/{step}/state/_METADATA")
+        truncated(run / f"checkpoints/{step}/state-0.safetensors")
     assert restore(run)[0] is None
     checkpoints.save(run / "checkpoints", 10, tree(10))
     assert restore(run) == (10, [])
@@ -214,7 +214,7 @@ def test_what_a_kill_left_behind_goes_with_the_next_save(run, tmp_path):
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["40", "50"]
     # Of a link only the link goes.
     assert checkpoints.verify(tmp_path / "elsewhere") is not None
-    assert (tmp_path / "elsewhere/state").is_dir()
+    assert (tmp_path / "elsewhere/state-0.safetensors").is_file()
 
 
 def test_a_full_disk_is_an_error_of_the_file_system(run, monkeypatch):
@@ -236,7 +236,7 @@ def test_what_tensorstore_says_of_the_disk_is_an_error_of_the_file_system(run, m
 
     monkeypatch.setattr(ocp.Checkpointer, "save", fails)
     with pytest.raises(OSError, match="No space left") as caught:
-        checkpoints.save(run / "checkpoints", 40, tree(40))
+        checkpoints.save(run / "checkpoints", 40, tree(40), sharded=True)
     assert caught.value.errno == errno.ENOSPC
     assert restore(run) == (30, [])
 

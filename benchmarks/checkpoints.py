@@ -1,0 +1,124 @@
+"""What a checkpoint of some 400 MB costs: training lost, until it is durable, restored, verified.
+
+    python benchmarks/checkpoints.py [MEGABYTES]
+
+Judged by the seconds of training that a save takes, not by how long the call blocks. Beside it stand a raw write
+with fsync and a raw read of as many bytes, and the same through Orbax, all in the same rounds.
+"""
+
+import itertools
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import measure
+import numpy as np
+
+from jaxkit.runs import checkpoints, saving
+
+LEAVES = 96
+
+
+def seconds(function) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def raw_write(path: Path, content: np.ndarray) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def costs(state, folder: Path) -> dict[str, float]:
+    """Seconds of each, one after the other."""
+    content = np.concatenate([leaf.reshape(-1).view(np.uint8) for leaf in state.values()])
+    tree, zeros = {"state": state}, {"state": {name: np.zeros_like(leaf) for name, leaf in state.items()}}
+    read = lambda which: checkpoints._read(folder / which / "1", zeros, {})
+    return {
+        "raw write, fsync": seconds(lambda: raw_write(folder / "raw", content)),
+        "save, durable": seconds(lambda: checkpoints.save(folder / "ours", 1, tree)),
+        "save by Orbax, durable": seconds(lambda: checkpoints.save(folder / "orbax", 1, tree, sharded=True)),
+        "raw read": seconds(lambda: (folder / "raw").read_bytes()),
+        "restore": seconds(lambda: read("ours")),
+        "restore by Orbax": seconds(lambda: read("orbax")),
+        "verify": seconds(lambda: checkpoints.verify(folder / "ours/1")),
+    }
+
+
+def lost(state, folder: Path, save_one) -> float:
+    """Seconds of training that a save takes: the same steps, with a save every two seconds and without."""
+    x = jnp.ones((768, 768)) / 768
+    step = jax.jit(
+        lambda state, x: ({name: leaf * 0.999 for name, leaf in state.items()}, x @ x @ x), donate_argnums=0
+    )
+    state = jax.tree.map(jnp.array, state)
+    state, x = step(state, x)
+    jax.block_until_ready(x)
+    per_step = statistics.median(
+        seconds(lambda: jax.block_until_ready(step(dict(jax.tree.map(jnp.array, state)), x))) for _ in range(3)
+    )
+    every = max(1, round(2 / per_step))
+
+    def train(saves: bool) -> float:
+        nonlocal state, x
+        finish = lambda: None
+        began = time.perf_counter()
+        for number in range(3 * every):
+            state, x = step(state, x)
+            jax.block_until_ready(x)
+            if saves and number % every == every // 4:
+                finish = save_one(number, {"state": state})
+        spent = time.perf_counter() - began
+        finish()
+        return spent
+
+    found = [train(saves) for saves in (False, True)]
+    return (found[1] - found[0]) / 3
+
+
+def main(megabytes: int = 403, rounds: int = 5) -> None:
+    """Interleaves the rounds, prints medians and ratios."""
+    print(measure.machine())
+    size = megabytes * 10**6 // 4 // LEAVES
+    rng = np.random.default_rng(0)
+    state = {f"leaf_{n}": rng.random(size, np.float32) for n in range(LEAVES)}
+    times: dict[str, list[float]] = {}
+    losses: dict[str, list[float]] = {"saver": [], "Orbax, waited for": []}
+    with tempfile.TemporaryDirectory() as name:
+        folder, numbers = Path(name), itertools.count(1)
+        saver = saving.saver(folder / "beside")
+
+        def ours(_, tree):
+            saver.save(next(numbers), tree, "")
+            return saver.wait
+
+        def orbax(_, tree):
+            checkpoints.save(folder / "waited", next(numbers), tree, sharded=True)
+            return lambda: None
+
+        for _ in range(rounds):
+            for what, value in costs(state, folder).items():
+                times.setdefault(what, []).append(value)
+            losses["saver"].append(lost(state, folder, ours))
+            losses["Orbax, waited for"].append(lost(state, folder, orbax))
+            shutil.rmtree(folder / "ours")
+            shutil.rmtree(folder / "orbax")
+    measure.table(f"{megabytes} MB in {LEAVES} arrays", times, "s", "raw write, fsync")
+    for one, other in (("save, durable", "raw write, fsync"), ("restore", "raw read"), ("verify", "raw read")):
+        ratio = statistics.median(a / b for a, b in zip(times[one], times[other]))
+        print(f"  {one} takes {ratio:.2f} times a {other}")
+    for what, values in losses.items():
+        print(f"  training lost a save, {what}: {statistics.median(values):.2f} s")
+
+
+if __name__ == "__main__":
+    main(*(int(word) for word in sys.argv[1:]))

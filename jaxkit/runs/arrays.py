@@ -1,0 +1,172 @@
+"""A pytree of arrays as files: what one process writes of a state, fast, hashed while it is written.
+
+The files are in the safetensors format (a length, a header in JSON, the bytes), so that other programs read them.
+They are written here because what is hashed must be what is in memory, at the cost of one pass over it.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+# Parts are written, hashed and read at once, one a core; a larger array is a part of its own.
+PART_BYTES = 2**26
+# What the format has a name for; anything else is stored as bytes, and read as what the program says it is.
+_NAMES = {
+    "bool": "BOOL",
+    "uint8": "U8",
+    "int8": "I8",
+    "uint16": "U16",
+    "int16": "I16",
+    "uint32": "U32",
+    "int32": "I32",
+    "uint64": "U64",
+    "int64": "I64",
+    "float16": "F16",
+    "bfloat16": "BF16",
+    "float32": "F32",
+    "float64": "F64",
+}
+
+
+def write(folder: Path, tree: Any) -> dict[str, str]:
+    """Writes every array of a tree into files of a folder; they are on the disk when it returns.
+
+    Returns:
+        {name of a file: SHA-256 of what is in it}.
+
+    Raises:
+        OSError: they cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     list(write(Path(folder), {"w": np.zeros(3, np.float32)}))
+        ['state-0.safetensors']
+    """
+    parts: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = _plain(leaf)
+        if size and size + array.nbytes > PART_BYTES:
+            parts.append({})
+            size = 0
+        parts[-1][jax.tree_util.keystr(path)] = array
+        size += array.nbytes
+    names = [f"state-{number}.safetensors" for number in range(len(parts))]
+    with _threads(len(parts)) as threads:
+        hashes = threads.map(_write_part, [folder / name for name in names], parts)
+        return dict(zip(names, hashes))
+
+
+def read(folder: Path, abstract: Any) -> Any:
+    """The tree that was written into a folder, as numpy arrays of the shapes and dtypes of `abstract`.
+
+    Raises:
+        ValueError: another tree was written.
+    """
+    paths = sorted(folder.glob("state-*.safetensors"))
+    with _threads(len(paths)) as threads:
+        found = {name: array for part in threads.map(_read_part, paths) for name, array in part.items()}
+    wanted = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)}
+    if wanted != found.keys():
+        name = min(wanted ^ found.keys())
+        holds, makes = ("has no", "makes") if name in wanted else ("holds", "does not make")
+        raise ValueError(f"{folder}: {holds} {name}, which this config {makes}")
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: _as(leaf, found[jax.tree_util.keystr(path)], f"{folder}: {jax.tree_util.keystr(path)}"),
+        abstract,
+    )
+
+
+def _plain(leaf: Any) -> np.ndarray:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.ascontiguousarray(leaf).reshape(np.shape(leaf))
+
+
+def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
+    if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(wanted))
+    if wanted.dtype.name not in _NAMES and array.dtype == np.uint8 and wanted.dtype.itemsize == 1:
+        array = array.view(wanted.dtype)
+    if array.shape != wanted.shape or array.dtype != wanted.dtype:
+        raise ValueError(
+            f"{where}: holds {array.dtype.name}{list(array.shape)},"
+            f" this config makes {wanted.dtype.name}{list(wanted.shape)}"
+        )
+    return array
+
+
+def _write_part(path: Path, part: Mapping[str, np.ndarray]) -> str:
+    header: dict[str, Any] = {}
+    offset = 0
+    for name, array in part.items():
+        kind = _NAMES.get(array.dtype.name, "U8")
+        header[name] = {
+            "dtype": kind,
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset := offset + array.nbytes],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for block in (len(text).to_bytes(8, "little"), text, *(_bytes(array) for array in part.values())):
+            # Written and hashed without the interpreter's lock: the thread that trains goes on.
+            file.write(block)
+            digest.update(block)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+def _bytes(array: np.ndarray) -> Any:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _read_part(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        content = np.fromfile(file, np.uint8)
+    names = {kind: jax.numpy.dtype(name) for name, kind in _NAMES.items()}
+    return {
+        name: content[slice(*entry["data_offsets"])].view(names[entry["dtype"]]).reshape(entry["shape"])
+        for name, entry in header.items()
+    }
+
+
+def sha256(paths: list[Path]) -> list[str]:
+    """The SHA-256 of each file, several at once.
+
+    Raises:
+        OSError: one cannot be read.
+    """
+    with _threads(len(paths)) as threads:
+        return list(threads.map(_sha256, paths))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _threads(most: int) -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(max(1, min(most, os.cpu_count() or 1)))
+
+
+def nbytes(tree: Any) -> int:
+    """The bytes of a tree of arrays, as they are written.
+
+    Example:
+        >>> nbytes({"w": np.zeros((2, 3), np.float32)})
+        24
+    """
+    return sum(math.prod(leaf.shape) * _plain(leaf).dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,70 @@
+"""Checkpoints written beside the training: the loop stands still for a copy of the state, and no longer."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxkit.runs import checkpoints, process
+
+
+class Saver(NamedTuple):
+    """Saves one checkpoint at a time; `save` and `wait` raise what went wrong with the one before.
+
+    save:    (step, tree, digest) -> None; waits for the one before, takes a copy, and returns
+    wait:    () -> None; until the last one is on the disk
+    stalled: () -> seconds that the caller has stood still for all of them
+    """
+
+    save: Callable[[int, Any, str], None]
+    wait: Callable[[], None]
+    stalled: Callable[[], float]
+
+
+def saver(directory: Path) -> Saver:
+    """A saver for one run. Many processes write together, and none goes on before all have.
+
+    Raises:
+        OSError: by `save` and `wait`: a checkpoint could not be written; the older ones are as they were.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = saver(Path(folder))
+        ...     found.save(3, {"w": np.zeros(2)}, "")
+        ...     found.wait()
+        ...     checkpoints.steps(Path(folder))
+        [3]
+    """
+    under_way: Callable[[], None] | None = None
+    stalled = 0.0
+
+    def done() -> None:
+        nonlocal under_way, stalled
+        began, waiting, under_way = time.monotonic(), under_way, None
+        try:
+            if waiting is not None:
+                waiting()
+        finally:
+            stalled += time.monotonic() - began
+
+    def save(step: int, tree: Any, digest: str) -> None:
+        nonlocal under_way, stalled
+        done()
+        began = time.monotonic()
+        if jax.process_count() > 1:
+            checkpoints.save(directory, step, tree, digest=digest)
+        else:
+            copy = jax.tree.map(_copied, jax.device_get(tree))
+            under_way = process.in_background(lambda: checkpoints.save(directory, step, copy, digest=digest))
+        stalled += time.monotonic() - began
+
+    return Saver(save, done, lambda: stalled)
+
+
+def _copied(leaf: Any) -> Any:
+    # The next step takes over the memory of this state, and of what is on a CPU device_get gives a view.
+    return np.array(leaf) if isinstance(leaf, np.ndarray) and not leaf.flags.owndata else leaf

@@ -1,0 +1,151 @@
+"""Checkpoints in both forms: what is restored is what was saved, whatever the training does meanwhile."""
+
+import errno
+import json
+import os
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jaxkit.runs import arrays, checkpoints, saving
+
+TREE = {
+    "state": {
+        "kernel": np.arange(12, dtype=np.float32).reshape(3, 4),
+        "short": np.linspace(0, 1, 5).astype(ml_dtypes.bfloat16),
+        "step": np.array(7, np.int32),
+        "seen": np.array([True, False]),
+        "nan": np.array([np.nan, -0.0, np.inf], np.float32),
+    },
+    "interval": {"loss": (np.array(0.1, np.float64), np.array(2**60 + 1, np.int64))},
+}
+
+
+def same(one, other) -> None:
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other)):
+        assert (a.dtype, a.shape, np.asarray(a).tobytes()) == (b.dtype, b.shape, np.asarray(b).tobytes())
+
+
+def like(tree):
+    """As a run asks for it: float64 and int64 are what it has on the host."""
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), tree)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_what_is_restored_is_what_was_saved(tmp_path, sharded):
+    checkpoints.save(tmp_path, 7, TREE, sharded=sharded)
+    step, found = checkpoints.restore(tmp_path, like(TREE), pytest.fail)
+    assert step == 7
+    same(found, TREE)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_damage_to_either_form_is_seen(tmp_path, sharded):
+    checkpoints.save(tmp_path, 7, TREE, sharded=sharded)
+    assert checkpoints.verify(tmp_path / "7") is None
+    for path in sorted((tmp_path / "7").rglob("*")):
+        if path.is_file() and path.name != checkpoints.MANIFEST:
+            content = path.read_bytes()
+            path.write_bytes(content[:-1])
+            assert "is not what was written" in (checkpoints.verify(tmp_path / "7") or ""), path
+            path.write_bytes(content)
+
+
+def test_keys_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
+    tree = {
+        "none": np.zeros((0, 3)),
+        "key": jax.random.key(3),
+        "small": np.array([0.5, 1.0]).astype(ml_dtypes.float8_e4m3fn),
+    }
+    arrays.write(tmp_path, tree)
+    found = arrays.read(tmp_path, tree)
+    assert found["none"].shape == (0, 3)
+    assert found["key"] == tree["key"]
+    assert found["small"].dtype == tree["small"].dtype
+    np.testing.assert_array_equal(found["small"].astype(np.float32), [0.5, 1.0])
+
+
+def test_a_large_state_is_many_files_which_other_programs_read(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    monkeypatch.setattr(arrays, "PART_BYTES", 100)
+    tree = {f"layer_{n}": np.full((5, 4), n, np.float32) for n in range(4)}
+    hashes = arrays.write(tmp_path, tree)
+    assert list(hashes) == [f"state-{n}.safetensors" for n in range(4)]
+    assert list(hashes.values()) == arrays.sha256([tmp_path / name for name in hashes])
+    same(arrays.read(tmp_path, tree), tree)
+    np.testing.assert_array_equal(
+        safetensors.load_file(tmp_path / "state-2.safetensors")["['layer_2']"], tree["layer_2"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tree: tree | {"more": np.zeros(2)}, r"has no \['more'\], which this config makes"),
+        (lambda tree: {"a": tree["a"]}, r"holds \['b'\], which this config does not make"),
+        (
+            lambda tree: tree | {"b": np.zeros((3, 2))},
+            r"\['b'\]: holds float64\[2, 3\], this config makes .*\[3, 2\]",
+        ),
+        (
+            lambda tree: tree | {"a": np.zeros(2, np.int32)},
+            r"\['a'\]: holds float32\[2\], this config makes int32",
+        ),
+    ],
+)
+def test_another_tree_is_refused_with_the_place(tmp_path, change, message):
+    tree = {"a": np.zeros(2, np.float32), "b": np.zeros((2, 3))}
+    arrays.write(tmp_path, tree)
+    with pytest.raises(ValueError, match=message):
+        arrays.read(tmp_path, change(tree))
+
+
+def test_a_form_of_many_processes_is_read_by_one_and_the_other_way_round(tmp_path):
+    mesh = jax.make_mesh((4,), ("x",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    tree = {"state": {"w": np.arange(8, dtype=np.float32)}}
+    for sharded in (False, True):
+        checkpoints.save(tmp_path, 1, tree, sharded=sharded)
+        _, found = checkpoints.restore(tmp_path, like(tree), pytest.fail, {"state": {"w": sharding}})
+        assert found["state"]["w"].sharding == sharding
+        np.testing.assert_array_equal(found["state"]["w"], tree["state"]["w"])
+
+
+def test_the_training_goes_on_without_changing_what_is_saved(tmp_path):
+    step = jax.jit(lambda state: state + 1, donate_argnums=0)
+    state = jnp.zeros(1000)
+    saver = saving.saver(tmp_path)
+    for number in range(1, 6):
+        state = step(state)
+        saver.save(number, {"state": state}, f"digest {number}")
+        state = step(state)
+    saver.wait()
+    assert checkpoints.steps(tmp_path) == [4, 5]
+    assert checkpoints.record_digest(tmp_path, 5) == "digest 5"
+    _, found = checkpoints.restore(tmp_path, {"state": np.zeros(1000, np.float32)}, pytest.fail)
+    np.testing.assert_array_equal(found["state"], np.full(1000, 9))
+    assert saver.stalled() > 0
+
+
+def test_what_goes_wrong_beside_the_training_is_said_at_the_next_save(tmp_path, monkeypatch):
+    saver = saving.saver(tmp_path)
+    saver.save(1, {"w": np.ones(3)}, "")
+    saver.wait()
+    with monkeypatch.context() as patch:
+
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+
+        patch.setattr(arrays, "write", full)
+        saver.save(2, {"w": np.ones(3)}, "")
+        with pytest.raises(OSError, match="No space left"):
+            saver.save(3, {"w": np.ones(3)}, "")
+    saver.wait()
+    assert checkpoints.steps(tmp_path) == [1]
+    assert not (tmp_path / "2").exists()
+    manifest = json.loads((tmp_path / "1" / checkpoints.MANIFEST).read_text())
+    assert (manifest["step"], list(manifest["files"])) == (1, ["state-0.safetensors"])
