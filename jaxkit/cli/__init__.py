@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxkit import __version__, configs
-from jaxkit.cli import listing, planning
+from jaxkit.cli import listing, pinning, planning
 from jaxkit.errors import UsageError
 
 
@@ -61,6 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--device", help="the least time of a step on one: h200, a100, tpu-v5e, ...")
     plan.add_argument("--shardings", action="store_true", help="how each array is split, and its bytes a device")
     plan.add_argument("--memory", action="store_true", help="compile the step, and say what it takes on a device")
+    data = verb(
+        "data", pinning.data, "open the data of an experiment: its manifests, and the reference to pin it by"
+    )
+    data.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
+    data.add_argument(
+        "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"
+    )
+    data.add_argument("--write", metavar="FILE", help="write the manifests there, as JSON; a path to pin by")
     runs = verb("runs", listing.runs, "list the runs in a directory")
     runs.add_argument("directory", nargs="?", default="runs", help="where to look (default: runs)")
     show = verb("show", listing.show, "show one run: status, results, timing")

@@ -13,6 +13,7 @@ from typing import Any
 
 _MODULE_OF = {
     "arrays": "sources",
+    "pinned": "pinning",
     "tfds": "prepared",
     "digits": "prepared",
     "stdlib": "corpora",
@@ -34,7 +35,9 @@ _SUBMODULES = (
     "augment",
     "cache",
     "corpora",
+    "locations",
     "manifests",
+    "pinning",
     "prepared",
     "prompts",
     "schema",

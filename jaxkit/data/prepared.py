@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxkit import checks, errors
-from jaxkit.data import cache, manifests, preparing, schema, sources
+from jaxkit.data import cache, locations, manifests, preparing, schema, sources
 from jaxkit.types import Examples, Field, Source
 
 # A part of the key of what is cached, so it must be known without importing the builder.
@@ -44,12 +44,17 @@ class _Request(NamedTuple):
 def data_directory(data_dir: str | os.PathLike | None) -> Path:
     """Where data sets are: what was given, else JAXKIT_DATA, TFDS_DATA_DIR or ~/tensorflow_datasets.
 
+    What is elsewhere ("gs://...", "s3://...", "dvc:...") is copied to this machine first (`data.locations`).
+
     Example:
         >>> data_directory("/data")
         PosixPath('/data')
     """
     variables = os.environ.get("JAXKIT_DATA") or os.environ.get("TFDS_DATA_DIR")
-    return Path(data_dir or variables or Path.home() / "tensorflow_datasets").expanduser().absolute()
+    chosen = data_dir or variables or Path.home() / "tensorflow_datasets"
+    if locations.is_remote(str(chosen)):
+        return locations.local(str(chosen))
+    return Path(chosen).expanduser().absolute()
 
 
 def digits(*, split: str, data_dir: str | os.PathLike | None = None) -> Source:

@@ -1,5 +1,6 @@
 """Where a run comes from: code, versions, devices, data, command."""
 
+import fnmatch
 import os
 import platform
 import re
@@ -15,6 +16,17 @@ from jaxkit.runs import directory, files
 
 # A larger patch is data that somebody forgot to ignore.
 MAX_PATCH_BYTES = 10 * 2**20
+# Files that by their names hold what nobody else may read; and how such content looks.
+KEYS = (
+    *(".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc"),
+    *("credentials", "*credentials*.json", "*credentials*.ini", "*service*account*.json", "*secret*.json"),
+    *("*secrets*.y*ml", "*secrets*.toml", "kubeconfig", ".htpasswd"),
+)
+_KEY = re.compile(
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
+    rb"|\bgh[pousr]_[A-Za-z0-9]{36}|\bsk-[A-Za-z0-9]{40}"
+)
 # What changes the numbers; nothing else of the environment is written down, it may hold secrets.
 ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "CUDA_VISIBLE_DEVICES")
 
@@ -99,29 +111,45 @@ def git_state(directory: Path) -> dict[str, Any]:
 def patch(directory: Path, *, leave_out: Path) -> bytes:
     """What the commit does not say: changed and new files as one patch that `git apply` takes.
 
-    Without git, or where nothing differs, it is empty. Files of more than 10 MB are left out, and the text says
-    so. Neither `leave_out` (the run directory) nor a directory `runs` is part of it.
+    Without git, or where nothing differs, it is empty. What is larger than 10 MB is left out, one file or all
+    together, and so are files that look like keys; the text says so. Neither `leave_out` (the run directory) nor a
+    directory `runs` is part of it.
     """
     top = _git(directory, "rev-parse", "--show-toplevel")
     if top is None:
         return b""
     root = Path(top.decode().strip())
-    found: list[str] = []
-    large: list[str] = []
-    for path in _changed(root, leave_out.absolute()):
-        huge = (root / path).exists() and (root / path).stat().st_size > MAX_PATCH_BYTES
-        (large if huge else found).append(path)
-    said = "".join(f"# left out: {path}, more than {MAX_PATCH_BYTES} bytes\n" for path in large).encode()
+    changed = _changed(root, leave_out.absolute())
+    reasons = {path: _why_not(root / path) for path in changed}
+    said = "".join(f"# left out: {path}, {why}\n" for path, why in reasons.items() if why).encode(
+        errors="surrogateescape"
+    )
+    found = [path for path in changed if not reasons[path]]
     if not found:
         return said
     with tempfile.TemporaryDirectory() as temporary:
         # An index of its own: the user's staging area is not touched.
         environment = {**os.environ, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
-        names = "\0".join(found).encode()
+        names = "\0".join(found).encode(errors="surrogateescape")
         from_names = ("--pathspec-from-file=-", "--pathspec-file-nul")
         _git(root, "read-tree", "HEAD", environment=environment)
         _git(root, "add", "--all", *from_names, environment=environment, given=names)
-        return said + (_git(root, "diff", "--cached", "--binary", "HEAD", environment=environment) or b"")
+        difference = _git(root, "diff", "--cached", "--binary", "HEAD", environment=environment) or b""
+    if len(difference) > MAX_PATCH_BYTES:
+        return said + f"# left out: all of the patch, {len(difference)} bytes\n".encode()
+    return said + difference
+
+
+def _why_not(path: Path) -> str:
+    """Why a file is no part of a patch; empty where it is."""
+    if not path.exists():
+        return ""
+    if path.stat().st_size > MAX_PATCH_BYTES:
+        return f"more than {MAX_PATCH_BYTES} bytes"
+    if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in KEYS):
+        return "it looks like a key by its name"
+    with path.open("rb") as file:
+        return "it looks like a key by its content" if _KEY.search(file.read()) else ""
 
 
 def _changed(root: Path, leave_out: Path) -> list[str]:

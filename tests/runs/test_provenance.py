@@ -62,6 +62,46 @@ def test_what_is_huge_is_left_out_and_said_so_without_reading_it(repository):
     assert len(patch) < 1000
 
 
+KEY = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nabc\n"  # in two, so that no scanner takes it for one
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        (".env", "TOKEN=1"),
+        ("server.pem", "hidden"),
+        ("id_ed25519", "hidden"),
+        ("gcp-credentials.json", "{}"),
+        ("notes.txt", KEY),
+    ],
+)
+def test_what_looks_like_a_key_is_left_out_and_said_so(repository, name, content):
+    top, _ = repository
+    (top / "code.py").write_text("a = 6\n")
+    (top / name).write_text(content)
+    patch = provenance.patch(top, leave_out=top / "out")
+    assert patch.startswith(f"# left out: {name}, it looks like a key".encode())
+    assert content.encode() not in patch
+    assert b"a = 6" in patch
+
+
+def test_names_that_only_sound_like_keys_are_kept(repository):
+    top, _ = repository
+    for name in ("tokenizers.py", "keys.py", "secretary.py", "monkey.txt"):
+        (top / name).write_text("c = 1\n")
+    assert b"left out" not in provenance.patch(top, leave_out=top / "out")
+
+
+def test_a_patch_that_is_huge_in_all_is_left_out(repository, monkeypatch):
+    top, _ = repository
+    monkeypatch.setattr(provenance, "MAX_PATCH_BYTES", 2000)
+    for number in range(4):
+        (top / f"part_{number}.txt").write_text("".join(f"{number} {line}\n" for line in range(200)))
+    patch = provenance.patch(top, leave_out=top / "out")
+    assert patch.startswith(b"# left out: all of the patch, ")
+    assert len(patch) < 100
+
+
 def test_a_pipe_is_no_file(repository):
     top, _ = repository
     os.mkfifo(top / "pipe")

@@ -1,0 +1,35 @@
+"""`jaxkit data`: what an experiment reads, by content, and how to pin it."""
+
+import argparse
+import json
+from pathlib import Path
+
+from jaxkit import configs
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """Opens the data of an experiment and prints its manifests and their reference."""
+    from jaxkit.cli.planning import recipe_of
+    from jaxkit.data import pinning
+    from jaxkit.runs import files
+    from jaxkit.runs.command import compose
+
+    config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
+    made = compose(recipe_of(Path(arguments.experiment)), config)
+    manifests = {split: dict(source.open().manifest) for split, source in made.data.items()}
+    ref = pinning.reference(manifests)
+    if arguments.write:
+        files.write_json(Path(arguments.write), manifests)
+    if arguments.json:
+        print(json.dumps({"ref": ref, "manifests": manifests}, indent=1))
+        return 0
+    for split, manifest in manifests.items():
+        version = f" {manifest['version']}" if manifest["version"] else ""
+        print(
+            f"{split}: {manifest['size']:,} examples of {manifest['name']}{version}, sha256 {manifest['sha256']}"
+        )
+        for name, field in manifest["schema"].items():
+            classes = f" of {field['num_classes']} classes" if field["num_classes"] else ""
+            print(f"  {name}: {field['dtype']}{field['shape']}{classes}")
+    print(f'to pin it: config.data = {{"call": "jaxkit.data.pinned", "ref": "{ref}", "train": ..., ...}}')
+    return 0
