@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from jaxkit import configs
 from jaxkit.checks import UsageError
-from jaxkit.runs import files, record
+from jaxkit.runs import files, ownership, record
 
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
@@ -45,7 +45,7 @@ def check(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequenc
     if existing != workdir.absolute():
         return
     # A kill while the directory was being made can leave any of these.
-    ours = (LOCK, STATUS, f".{STATUS}.", f".{CONFIG}.")
+    ours = (LOCK, ownership.OWNER, f".{ownership.OWNER}.", STATUS, f".{STATUS}.", f".{CONFIG}.")
     others = [path.name for path in workdir.iterdir() if not path.name.startswith(ours)]
     if others:
         raise UsageError(
@@ -77,24 +77,25 @@ def claim(
                 f"workdir: another process is writing in {workdir}; wait for it,"
                 " or choose another with --workdir=DIR"
             )
-        # Again, now that nobody else can change it.
-        check(workdir, config, experiment, allow)
-        for path in workdir.rglob(".*"):
-            if files.is_temporary(path):
-                path.unlink()
-        changed = configs.differences(read_config(workdir), config) if is_run(workdir) else []
-        if not is_run(workdir) or changed:
-            try:
-                # The config comes last: it is what makes the directory a run's.
-                if not changed:
-                    new = {"status": "running", "step": 0, "experiment": experiment}
-                    files.write_json(workdir / STATUS, new)
-                else:
-                    _note_changes(workdir, changed)
-                files.write_text(workdir / CONFIG, configs.to_json(config))
-            except OSError as error:
-                raise files.explain(error, "workdir") from error
-        yield changed
+        with ownership.held(workdir):
+            # Again, now that nobody else can change it.
+            check(workdir, config, experiment, allow)
+            for path in workdir.rglob(".*"):
+                if files.is_temporary(path):
+                    path.unlink()
+            changed = configs.differences(read_config(workdir), config) if is_run(workdir) else []
+            if not is_run(workdir) or changed:
+                try:
+                    # The config comes last: it is what makes the directory a run's.
+                    if not changed:
+                        new = {"status": "running", "step": 0, "experiment": experiment}
+                        files.write_json(workdir / STATUS, new)
+                    else:
+                        _note_changes(workdir, changed)
+                    files.write_text(workdir / CONFIG, configs.to_json(config))
+                except OSError as error:
+                    raise files.explain(error, "workdir") from error
+            yield changed
 
 
 def _note_changes(workdir: Path, changed: Sequence[configs.Difference]) -> None:
@@ -176,7 +177,7 @@ def _alive(workdir: Path) -> bool:
     try:
         with (workdir / LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return False
+        return ownership.elsewhere(workdir)
     except FileNotFoundError:
         return False
     except BlockingIOError:
