@@ -14,7 +14,7 @@ LAYERS = (
     ("types", "checks", "means", "notes"),
     ("random", "losses", "metrics", "calibration", "configs"),
     ("models", "language", "objectives", "updates", "parallel", "sampling"),
-    ("costs", "recipe", "data"),
+    ("costs", "recipe", "data", "writers"),
     ("runs",),
     ("cli",),
 )

@@ -10,7 +10,7 @@ import numpy as np
 from jaxkit.means import add
 from jaxkit.runs import record
 from jaxkit.runs.progress import Progress
-from jaxkit.types import Metrics, Writer
+from jaxkit.types import Metrics
 
 
 class Row(NamedTuple):
@@ -38,9 +38,7 @@ class Ledger(NamedTuple):
     evaluations: Mapping[str, Metrics]
 
 
-def ledger(
-    config: Any, recorder: record.Recorder, progress: Progress, writers: tuple[Writer, ...], interval: Metrics
-) -> Ledger:
+def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval: Metrics) -> Ledger:
     """A ledger that goes on from the metrics of an interval that was under way: `interval`, on the host."""
     rows: collections.deque[Row] = collections.deque()
     evaluations: dict[str, Metrics] = {}
@@ -70,8 +68,6 @@ def ledger(
             recorder.append(row.step, values, int(row.parameters), row.speed)
             progress.update(row.step, values, row.speed)
             warn_once(row.step, values)
-            for writer in writers:
-                writer.write(row.step, {name: x for name, x in values.items() if isinstance(x, int | float)})
 
     return Ledger(rows.append, flush, lambda: interval, evaluations)
 

@@ -32,7 +32,7 @@ from jaxkit.runs import (
     together,
 )
 from jaxkit.runs.progress import Progress
-from jaxkit.types import Examples, Key, Layout, Metrics, Recipe, State, Writer
+from jaxkit.types import Examples, Key, Layout, Metrics, Recipe, State
 
 # A CPU with several pretended devices deadlocks when some thirty calls are under way.
 MAX_CALLS_UNDER_WAY = 8
@@ -60,7 +60,6 @@ def train(
     workdir: Path,
     *,
     show: Callable[[int], Progress],
-    writers: tuple[Writer, ...] = (),
     stopped: Callable[[], bool] = lambda: False,
     worker: distributed.Worker = distributed.ALONE,
 ) -> Outcome:
@@ -103,7 +102,7 @@ def train(
     ):
         for warning in warnings:
             progress.message(f"warning: {warning}")
-        rows = ledger.ledger(config, recorder, progress, writers, interval)
+        rows = ledger.ledger(config, recorder, progress, interval)
         timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Metrics]()
         step, stops = saved_at, False
         guard.placed("state", state)
