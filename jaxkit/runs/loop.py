@@ -103,7 +103,7 @@ def train(
         for warning in warnings:
             progress.message(f"warning: {warning}")
         rows = ledger.ledger(config, recorder, progress, interval)
-        timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Metrics]()
+        timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Any]()
         step, stops = saved_at, False
         guard.placed("state", state)
         while step < last and not stops:
@@ -111,7 +111,7 @@ def train(
             worker.beat(step + count, count)
             state, metrics = update(state, batch, key)
             step += count
-            since.append(metrics)
+            since.append(ledger.Steps(step - count, *metrics) if form.records else metrics)
             under_way.append(metrics)
             if step - count == saved_at:
                 jax.block_until_ready(under_way)
@@ -124,7 +124,7 @@ def train(
             stops = stopped()
             evaluates = step % config.eval_every == 0 or step == last
             saves = step % config.checkpoint_every == 0 or step == last or stops
-            if not (evaluates or saves or step % config.log_every == 0):
+            if not (evaluates or saves or form.records or step % config.log_every == 0):
                 continue
             speed = timer.speed(step)
             if evaluates or saves:

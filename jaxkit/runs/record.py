@@ -129,6 +129,9 @@ def values(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | st
     flat: dict[str, float | str | None] = {}
     for name, state in metrics.items():
         value = computed(state)
+        if isinstance(value, float):
+            flat[prefix + name] = plain(value)
+            continue
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
         for part, number in parts:
             if number is None or np.ndim(number) == 0:
@@ -151,6 +154,8 @@ def plain(value: Any) -> Any:
         >>> plain({"a": np.float32(0.5), "b": np.array([1.0, np.nan])})
         {'a': 0.5, 'b': [1.0, 'nan']}
     """
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if value is None or isinstance(value, bool | str | int):
