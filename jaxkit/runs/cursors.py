@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.runs import directory, files, tailing
-from jaxkit.types import Writer
+from jaxkit.writing import Writer
 
 FOLDER = "writers"
 

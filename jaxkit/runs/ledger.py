@@ -71,7 +71,7 @@ def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval:
         ends = [n for n, step in enumerate(numbers) if step % config.log_every == 0 and step < end]
         sums = [np.add.reduceat(leaf, [0, *(n + 1 for n in ends)], axis=0) for leaf in leaves]
         for index in range(len(ends) + 1):
-            part = tree.unflatten([leaf[index] for leaf in sums])
+            part = jax.tree.unflatten(tree, [leaf[index] for leaf in sums])
             interval = part if index else add(interval, part)
             if index < len(ends):
                 values = record.values(interval)

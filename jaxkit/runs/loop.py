@@ -111,7 +111,7 @@ def train(
             worker.beat(step + count, count)
             state, metrics = update(state, batch, key)
             step += count
-            since.append(ledger.Steps(step - count, *metrics) if form.records else metrics)
+            since.append(ledger.Steps(step - count, *metrics) if form.records else metrics)  # type: ignore[arg-type]
             under_way.append(metrics)
             if step - count == saved_at:
                 jax.block_until_ready(under_way)

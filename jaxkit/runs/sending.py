@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxkit import configs
 from jaxkit.runs import cursors, directory, files, tailing
 from jaxkit.runs.cursors import Cursor, Task
-from jaxkit.types import Tracked, Writer
+from jaxkit.writing import Tracked, Writer
 
 SECONDS_BETWEEN_LOOKS = 1.0
 LONGEST_PAUSE = 60.0

@@ -62,10 +62,11 @@ def start(
     said: set[str] = set()
 
     def listen() -> None:
-        for line in process.stdout or ():
-            name, text = json.loads(line)
-            said.add(name)
-            warn(text)
+        with process.stdout as lines:  # type: ignore[union-attr]
+            for line in lines:
+                name, text = json.loads(line)
+                said.add(name)
+                warn(text)
 
     def tell(line: Any) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -3,8 +3,8 @@
 import os
 from typing import IO, Any
 
-from jaxkit.types import Tracked, Writer
 from jaxkit.writers import libraries
+from jaxkit.writing import Tracked, Writer
 
 
 def tensorboard(*, directory: str = "tensorboard") -> Writer:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit.configs import thaw
-from jaxkit.types import Tracked, Writer
 from jaxkit.writers import libraries
+from jaxkit.writing import Tracked, Writer
 
 # What one request may hold.
 _METRICS, _PARAMS = 1_000, 100

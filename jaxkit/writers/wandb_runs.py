@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from jaxkit.configs import thaw
-from jaxkit.types import Tracked, Writer
 from jaxkit.writers import libraries
+from jaxkit.writing import Tracked, Writer
 
 # What it would collect beside the values: console, code, git state, machine, packages, load.
 _WITHOUT = {

@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+import time
 
 import pytest
 
@@ -49,6 +50,15 @@ def job(run, said=None):
     return sending.Job(run, task, over, (said if said is not None else []).append)
 
 
+def until(condition, thread):
+    """Waits; a guard for the suite, what is waited for takes a fraction of it."""
+    end = time.monotonic() + 60
+    while not condition():
+        assert thread.is_alive()
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
 def steps_in(path):
     return [json.loads(line)[0] for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -75,12 +85,10 @@ def test_rows_come_as_they_are_written_and_a_torn_line_waits(tmp_path):
     going.stopping.clear()
     thread = threading.Thread(target=sending.send, args=(going,))
     thread.start()
-    while steps_in(tmp_path / "out") != [1, 2]:
-        assert thread.is_alive()
+    until(lambda: steps_in(tmp_path / "out") == [1, 2], thread)
     with (run / directory.METRICS).open("a") as file:
         file.write(lines[2][20:])
-    while steps_in(tmp_path / "out") != [1, 2, 3]:
-        assert thread.is_alive()
+    until(lambda: steps_in(tmp_path / "out") == [1, 2, 3], thread)
     going.stopping.set()
     thread.join()
     assert cursors.read(run, going.task).closed
@@ -94,12 +102,10 @@ def test_what_fails_is_said_once_noted_and_sent_later(tmp_path, monkeypatch):
     going.stopping.clear()
     thread = threading.Thread(target=sending.send, args=(going,))
     thread.start()
-    while not (run / "writers/lines.json").exists():
-        assert thread.is_alive()
+    until((run / "writers/lines.json").exists, thread)
     assert "nobody there" in cursors.read(run, going.task).error
     (tmp_path / "up").touch()
-    while steps_in(tmp_path / "out") != list(range(1, STEPS + 1)):
-        assert thread.is_alive()
+    until(lambda: steps_in(tmp_path / "out") == list(range(1, STEPS + 1)), thread)
     going.stopping.set()
     thread.join()
     assert len(said) == 1
@@ -142,11 +148,12 @@ def test_what_is_not_certain_before_the_end_is_sent_anew_after_a_kill(tmp_path, 
 
 def test_a_full_disk_is_said_and_what_was_sent_is_not_sent_again(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", writer(tmp_path / "out"))
-    failing = iter([True, True, False, False])
+    failing = [True, True, True]
     whole = files.write_json
 
     def write(path, value):
-        if next(failing, False):
+        if failing:
+            failing.pop()
             raise OSError(28, "No space left on device", str(path))
         whole(path, value)
 
@@ -157,8 +164,7 @@ def test_a_full_disk_is_said_and_what_was_sent_is_not_sent_again(tmp_path, monke
     going.stopping.clear()
     thread = threading.Thread(target=sending.send, args=(going,))
     thread.start()
-    while cursors.read(run, going.task).step < STEPS:
-        assert thread.is_alive()
+    until(lambda: len(failing) < 2, thread)
     going.stopping.set()
     thread.join()
     assert "No space left on device" in said[0]
