@@ -66,7 +66,7 @@ def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval:
         """The rows of the steps before `end`, at which the interval goes on."""
         nonlocal interval
         leaves, tree = jax.tree.flatten(on_host(steps.metrics))
-        folds = np.asarray(steps.parameters)
+        folds = np.asarray(steps.parameters).tolist()
         numbers = range(steps.start + 1, steps.start + len(folds) + 1)
         ends = [n for n, step in enumerate(numbers) if step % config.log_every == 0 and step < end]
         sums = [np.add.reduceat(leaf, [0, *(n + 1 for n in ends)], axis=0) for leaf in leaves]
@@ -75,7 +75,7 @@ def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval:
             interval = part if index else add(interval, part)
             if index < len(ends):
                 values = record.values(interval)
-                recorder.append(numbers[ends[index]], values, int(folds[ends[index]]), {})
+                recorder.append(numbers[ends[index]], values, folds[ends[index]], {}, more=True)
                 warn_once(numbers[ends[index]], values)
         interval = jax.tree.map(np.asarray, interval)
 
