@@ -12,7 +12,7 @@ class Tracked(NamedTuple):
     config:    its config
     tags:      () -> {name: text}: experiment, fingerprint, git commit, directory, as far as they are known yet
     kept:      what the writer kept when it last wrote for this run (ids, places in files); {} the first time
-    keep:      (**values) -> None; adds to what is kept, on the disk when it returns
+    keep:      (**values) -> None; adds to what is kept for the next time, on the disk when it returns
     """
 
     directory: Path

@@ -59,10 +59,10 @@ def wandb(
         import wandb
 
         run = tracked
-        if "id" not in run.kept:
-            run.keep(id=uuid.uuid4().hex[:8])
+        name = run.kept.get("id") or uuid.uuid4().hex[:8]
+        run.keep(id=name)
         if mode == "offline":
-            for folder in run.directory.glob(f"wandb/offline-run-*-{run.kept['id']}"):
+            for folder in run.directory.glob(f"wandb/offline-run-*-{name}"):
                 shutil.rmtree(folder)
         # Some of these are not promised to stay: what a version does not know is left out.
         known = {name: x for name, x in (_WITHOUT | _LIMITS).items() if name in wandb.Settings.model_fields}
@@ -71,7 +71,7 @@ def wandb(
             entity=entity,
             group=group,
             tags=list(tags),
-            id=run.kept["id"],
+            id=name,
             name=run.directory.absolute().name,
             dir=str(run.directory),
             mode=mode,

@@ -3,6 +3,7 @@
 import http.server
 import json
 import math
+import os
 import shutil
 import signal
 import subprocess
@@ -11,11 +12,12 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jaxkit import configs
-from jaxkit.runs import command, cursors, directory, record
-from tests.runs import test_loop, test_sending
+from jaxkit.runs import command, cursors, directory, record, tracking
+from tests.runs import test_loop
 from tests.runs.test_sending import STEPS, append, job, make_run
 
 TOP = Path(__file__).parent.parent.parent
@@ -88,7 +90,7 @@ def mlflow_run(folder):
     return client, found
 
 
-@pytest.mark.filterwarnings("ignore")  # its own, at import and of its store
+@pytest.mark.filterwarnings("ignore")  # MLflow's, at import and of its store
 def test_mlflow_has_every_row_once_the_config_and_where_it_comes_from(tmp_path, quiet_mlflow):
     run = make_run(tmp_path / "run", store(tmp_path), steps=25)
     send(run)
@@ -180,36 +182,53 @@ def offline_history(path):
     return found
 
 
-def test_weights_and_biases_has_one_directory_with_all_rows_and_nothing_else(tmp_path, capsys):
-    pytest.importorskip("wandb")
-    run = make_run(tmp_path / "run", {"call": "jaxkit.writers.wandb", "project": "blobs"}, steps=25)
-    code, found = test_sending.sync(run, capsys=capsys)
-    assert (code, found[0]["step"], found[0]["error"]) == (0, 25, None)
-    append(run, 25, STEPS)
-    code, found = test_sending.sync(run, capsys=capsys)
-    assert (code, found[0]["sent"], found[0]["step"]) == (0, 15, STEPS)
-    (folder,) = run.glob("wandb/offline-run-*")
-    (log,) = folder.glob("*.wandb")
-    rows = offline_history(log)
-    assert [row["_step"] for row in rows] == list(range(1, STEPS + 1))
-    assert rows[9]["loss"] == 0.1
-    assert rows[9]["_timestamp"] == pytest.approx(record.read(run / directory.METRICS)[9]["wall"])
-    assert not [path for path in folder.rglob("*") if path.suffix in (".txt", ".patch", ".py")]
+def test_a_writer_that_hangs_delays_an_interrupted_run_by_no_more_than_it_may(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(TOP / "tests/runs")
+    monkeypatch.setattr(tracking, "SECONDS_AFTER_A_STOP", 0.5)
+    config = test_loop.config(writers=({"call": "reporting.lines", "path": "out", "hang": True},))
+    assert test_loop.run(tmp_path / "run", config, stop_after=12) == command.TRY_AGAIN
+    (warning,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert warning.startswith("warning: lines: 2 rows not sent in the 0.5 s given; `jaxkit sync ")
+    assert directory.status(tmp_path / "run")["status"] == "interrupted"
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # MLflow's, of its store
 def test_killed_in_the_middle_and_resumed_no_step_is_sent_twice_or_missed(tmp_path):
+    pytest.importorskip("wandb")
     run = tmp_path / "run"
-    writers = f"--config.writers=({TENSORBOARD!r},)"
+    writers = (TENSORBOARD, store(tmp_path), {"call": "jaxkit.writers.wandb", "project": "blobs"})
     start = [sys.executable, "tests/runs/blobs.py", "--config=tests/runs/blobs_config.py", f"--workdir={run}"]
-    start += [writers, "--config.layout={'call': 'jaxkit.parallel.jit'}", "--config.num_steps=3000"]
-    start += ["--config.eval_every=3000", "--config.checkpoint_every=500"]
-    process = subprocess.Popen(start, cwd=TOP, stdout=subprocess.DEVNULL)
-    while not (run / "writers/tensorboard.json").exists():
+    start += [f"--config.writers={writers!r}", "--config.layout={'call': 'jaxkit.parallel.jit'}"]
+    start += ["--config.in_memory=False", "--config.num_steps=30", "--config.eval_every=30"]
+    # It stands still behind its second checkpoint, until the writers have been given what there is.
+    hanging = {**os.environ, "BLOBS_HANG_AFTER": "22"}
+    process = subprocess.Popen(start, cwd=TOP, stdout=subprocess.DEVNULL, env=hanging)
+    end = time.monotonic() + 120
+    while not all(_step(run, name) > 16 for name in ("tensorboard", "mlflow")):
         assert process.poll() is None
-        time.sleep(0.01)
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    beside = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert directory.status(run)["status"] == "interrupted"
     subprocess.run(start, cwd=TOP, check=True, stdout=subprocess.DEVNULL)
-    assert [step for step, _ in scalars(run, "loss")] == list(range(1, 3001))
+    every = list(range(1, 31))
+    assert [step for step, _ in scalars(run, "loss")] == every
+    client, found = mlflow_run(tmp_path)
+    assert sorted(metric.step for metric in client.get_metric_history(found.info.run_id, "loss")) == every
+    (log,) = run.glob("wandb/offline-run-*/*.wandb")
+    rows = offline_history(log)
+    assert [row["_step"] for row in rows] == every
+    recorded = record.read(run / directory.METRICS)
+    assert [row["loss"] for row in rows] == [row["loss"] for row in recorded]
+    assert rows[9]["_timestamp"] == pytest.approx(recorded[9]["wall"])
+    # Neither code, packages nor what git says.
+    assert not [path for path in log.parent.rglob("*") if path.suffix in (".txt", ".patch", ".py")]
+    assert psutil.wait_procs(beside, timeout=30)[1] == []
+
+
+def _step(run, name):
+    path = run / "writers" / f"{name}.json"
+    return json.loads(path.read_text())["step"] if path.exists() else 0
