@@ -66,20 +66,25 @@ def wandb(
                 shutil.rmtree(folder)
         # Some of these are not promised to stay: what a version does not know is left out.
         known = {name: x for name, x in (_WITHOUT | _LIMITS).items() if name in wandb.Settings.model_fields}
-        session = wandb.init(
-            project=project,
-            entity=entity,
-            group=group,
-            tags=list(tags),
-            id=name,
-            name=run.directory.absolute().name,
-            dir=str(run.directory),
-            mode=mode,
-            resume="allow" if mode == "online" else None,
-            config={**thaw(run.config), "jaxkit": dict(run.tags())},
-            settings=wandb.Settings(**known),
-            reinit="create_new",
-        )
+        try:
+            session = wandb.init(
+                project=project,
+                entity=entity,
+                group=group,
+                tags=list(tags),
+                id=name,
+                name=run.directory.absolute().name,
+                dir=str(run.directory),
+                mode=mode,
+                resume="allow" if mode == "online" else None,
+                config={**thaw(run.config), "jaxkit": dict(run.tags())},
+                settings=wandb.Settings(**known),
+                reinit="create_new",
+            )
+        except BaseException:
+            # Its service holds on to a run that it could not begin, and would refuse the next attempt.
+            wandb.teardown()
+            raise
         return 0 if mode == "offline" else max(session.starting_step - 1, 0)
 
     def write(step: int, values: Mapping[str, float], wall: float) -> None:
