@@ -25,6 +25,7 @@ _SUBMODULES = (
     "sampling",
     "types",
     "updates",
+    "writers",
 )
 
 

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import jax
 import numpy as np
 
+# The process that serves the writers does without jax.
+from jaxkit.writing import Tracked as Tracked
+from jaxkit.writing import Writer as Writer
+
 Key = jax.Array
 """A typed PRNG key, shape (). Made by `jax.random.key(seed)`; whoever receives it consumes it."""
 
@@ -216,14 +220,3 @@ class Recipe(NamedTuple):
     steps_per_call: int | None = None
     assets: Callable[[], Mapping[str, bytes]] | None = None
     samples: Callable[[Params, Extra, Key], str] | None = None
-
-
-class Writer(NamedTuple):
-    """Where recorded values go beside `metrics.jsonl`.
-
-    write: (step, {name: float}) -> None
-    close: () -> None
-    """
-
-    write: Callable[[int, Mapping[str, float]], None]
-    close: Callable[[], None]

@@ -10,11 +10,11 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxkit"
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("errors",),
+    ("errors", "writing"),
     ("types", "checks", "means", "notes"),
     ("random", "losses", "metrics", "calibration", "configs"),
     ("models", "language", "objectives", "updates", "parallel", "sampling"),
-    ("costs", "recipe", "data"),
+    ("costs", "recipe", "data", "writers"),
     ("runs",),
     ("cli",),
 )
@@ -57,6 +57,11 @@ def test_composing_needs_neither_the_shell_nor_the_data_libraries():
     code = "from jaxkit import configs, data, losses, metrics, models, objectives, parallel, updates; models.cnn"
     heavy = {"flax", "orbax", "grain", "tensorflow_datasets", "rich", "matplotlib", "sklearn", "tensorflow"}
     assert not modules_after(code) & heavy
+
+
+def test_what_serves_the_writers_of_a_run_does_without_jax():
+    code = "from jaxkit.runs import tracking; from jaxkit import writers; writers.mlflow, writers.wandb"
+    assert not modules_after(code) & {"jax", "numpy", "mlflow", "wandb", "tensorboard"}
 
 
 def test_a_name_that_is_not_there_lists_what_is():

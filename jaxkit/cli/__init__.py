@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxkit import __version__, configs
-from jaxkit.cli import listing, pinning, planning
+from jaxkit.cli import listing, pinning, planning, syncing
 from jaxkit.errors import UsageError
 
 
@@ -73,4 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("directory", nargs="?", default="runs", help="where to look (default: runs)")
     show = verb("show", listing.show, "show one run: status, results, timing")
     show.add_argument("run", help="a run directory")
+    sync = verb("sync", syncing.sync, "send what the writers of a run have missed")
+    sync.add_argument("run", help="a run directory")
+    sync.add_argument("--seconds", type=float, default=300.0, help="how long it may take (default: 300)")
+    sync.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="a module of your own that has a writer"
+    )
     return parser

@@ -106,7 +106,7 @@ def run(
     """
     from rich.console import Console
 
-    from jaxkit.runs import checkpoints, directory, memory, results
+    from jaxkit.runs import checkpoints, cursors, directory, memory, results, tracking
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
@@ -135,8 +135,8 @@ def run(
     if worker.leads:
         directory.check(folder, config, experiment, allow)
         checkpoints.check_room(folder, planned.state_bytes)
+        cursors.check(config.writers)
     examples = {split: source.open() for split, source in built.data.items()}
-    writers = configs.build(config.writers, where="config.writers") if worker.leads else ()
     worker.says(directory=str(folder.absolute()))
     with (
         directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as changed
@@ -145,7 +145,8 @@ def run(
             if worker.leads:
                 for path, before, now in changed or ():
                     console.print(f"config.{path} was {before!r}, is now {now!r}")
-                code = _train(built, config, planned, examples, folder, console, writers, fingerprint, worker)
+                with tracking.beside(folder, config.writers, console) as finish:
+                    code = _train(built, config, planned, examples, folder, console, finish, fingerprint, worker)
             else:
                 code = _follow(built, config, planned, examples, folder, console, worker)
         except BaseException as error:
@@ -182,7 +183,7 @@ def _follow(recipe, config, plan, examples, folder: Path, console, worker: distr
 
 
 def _train(
-    recipe, config, plan, examples, folder: Path, console, writers, fingerprint: str, worker: distributed.Worker
+    recipe, config, plan, examples, folder: Path, console, finish, fingerprint: str, worker: distributed.Worker
 ) -> int:
     from jaxkit.runs import assets, digest, directory, feeding, files, loop, progress, provenance
 
@@ -215,13 +216,10 @@ def _train(
             examples,
             folder,
             show=lambda step: progress.progress(console, start=step, num_steps=config.num_steps),
-            writers=writers,
             stopped=stopped.is_set,
             worker=worker,
         )
     noting()
-    for writer in writers:
-        writer.close()
     began = process.started_at()
     timing = {**outcome.timing, "to_first_step": outcome.first_step_at - began, "total": time.time() - began}
     done = {
@@ -230,6 +228,7 @@ def _train(
     }
     if outcome.step < config.num_steps:
         directory.set_status(folder, status="interrupted", **done)
+        finish()
         console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
         console.print(str(folder), soft_wrap=True)
         return TRY_AGAIN

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from jaxkit import configs
-from jaxkit.checks import UsageError
-from jaxkit.runs import files, ownership, record
+from jaxkit.errors import UsageError
+from jaxkit.runs import files, ownership
 
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
@@ -100,6 +100,8 @@ def claim(
 
 def _note_changes(workdir: Path, changed: Sequence[configs.Difference]) -> None:
     """Keeps for good what a run's config was before it was changed: a killed process must not lose that."""
+    from jaxkit.runs import record  # and with it jax, which most of what looks into directories does without
+
     found = files.read_json(workdir / PROVENANCE) or {}
     rows = record.read(workdir / METRICS)
     new = {
@@ -199,6 +201,8 @@ def summary(workdir: Path) -> dict[str, Any]:
     Raises:
         UsageError: not a run directory, or a file in it is damaged.
     """
+    from jaxkit.runs import record
+
     config = read_config(workdir)
     stands = status(workdir)
     rows = record.read(workdir / METRICS)
@@ -236,6 +240,8 @@ def write_evaluation(workdir: Path, split: str, step: int, metrics: Mapping[str,
     Raises:
         OSError: it cannot be written.
     """
+    from jaxkit.runs import record
+
     values = {name: record.plain(record.computed(state)) for name, state in metrics.items()}
     (workdir / EVALUATION).mkdir(exist_ok=True)
     files.write_json(workdir / EVALUATION / f"{split}.json", {"split": split, "step": step, "metrics": values})

@@ -5,43 +5,56 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxkit import data, updates
 from jaxkit.errors import UsageError
 from jaxkit.recipe import Plan, nbytes
-from jaxkit.runs import together
+from jaxkit.runs import digest, together
 from jaxkit.types import Examples, Indexed, Metrics, Recipe, State
 
 # A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
 MAX_FLOPS_PER_CALL = 1e10
 MAX_STEPS_PER_CALL = 200
+# Steps are recorded within calls where calls that end with each recorded step would be so many times shorter.
+SHORTER_THAN_IT_COULD_BE = 10
+MAX_BYTES_OF_METRICS = 2**24
 # Data in memory up to this size is put on the devices whole; of more, each batch is.
 MAX_BYTES_ON_DEVICES = 2**30
 
 
 class Form(NamedTuple):
-    """How many steps one call takes, and why."""
+    """How many steps one call takes, and why; `records`: whether steps within a call are recorded."""
 
     steps_per_call: int
     reason: str
+    records: bool = False
 
 
 def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
-    """How many steps one call takes: a divisor of every interval of the run, so that none is overshot."""
-    common = math.gcd(config.log_every, config.eval_every, config.checkpoint_every)
-    divisor = lambda most: max(k for k in range(1, common + 1) if common % k == 0 and k <= max(most, 1))
-    if recipe.steps_per_call is not None:
-        if not isinstance(recipe.steps_per_call, int) or recipe.steps_per_call < 1:
-            raise UsageError(
-                f"steps_per_call: came {recipe.steps_per_call!r}, wanted an int >= 1, or None to choose"
-            )
-        chosen = divisor(recipe.steps_per_call)
-        return Form(chosen, f"asked for {recipe.steps_per_call}; the intervals of the run divide by {common}")
-    if plan.slow_in_a_loop:
+    """How many steps one call takes: a divisor of the run's intervals, so that none is overshot.
+
+    Where recording often would make calls short, they are as long as the other intervals let them be, and give
+    the metrics of each of their steps.
+    """
+    asked = recipe.steps_per_call
+    if asked is not None and (not isinstance(asked, int) or asked < 1):
+        raise UsageError(f"steps_per_call: came {asked!r}, wanted an int >= 1, or None to choose")
+    if asked is None and plan.slow_in_a_loop:
         return Form(1, "convolutions are slow inside a loop on this backend")
-    chosen = divisor(min(MAX_STEPS_PER_CALL, int(MAX_FLOPS_PER_CALL // max(plan.flops, 1))))
-    return Form(chosen, f"a step has about {plan.flops:.1e} FLOPs; the intervals of the run divide by {common}")
+    most = min(MAX_STEPS_PER_CALL, int(MAX_FLOPS_PER_CALL // max(plan.flops, 1))) if asked is None else asked
+    said = f"a step has about {plan.flops:.1e} FLOPs" if asked is None else f"asked for {asked}"
+    between = math.gcd(config.eval_every, config.checkpoint_every)
+    common = math.gcd(config.log_every, between)
+    short, long = _divisor(common, most), _divisor(between, most)
+    if long >= SHORTER_THAN_IT_COULD_BE * short and nbytes(plan.metrics["train"]) * long <= MAX_BYTES_OF_METRICS:
+        return Form(long, f"{said}; the intervals of the run divide by {between}, steps are recorded within", True)
+    return Form(short, f"{said}; the intervals of the run divide by {common}")
+
+
+def _divisor(number: int, most: int) -> int:
+    return max(k for k in range(1, number + 1) if number % k == 0 and k <= max(most, 1))
 
 
 def feed(
@@ -64,6 +77,11 @@ def feed(
         batches = (jax.tree.map(lambda *x: np.stack(x), *part) if fused else part[0] for part in parts)
     put = (together.put(layout, batch, config.batch_size, axis=int(fused)) for batch in batches)
     counts = (len(call) for call in calls_of(start, config.num_steps, steps))
+    if form.records:
+        zero = lambda state: jnp.uint32(0)
+        fold = lambda state: digest.fold(state.params)
+        note = lambda state: jax.lax.cond(state.step % config.log_every == 0, fold, zero, state)
+        return updates.stack(update, fold if config.log_every == 1 else note), zip(counts, put)
     return (updates.fuse(update) if fused else update), zip(counts, put)
 
 

@@ -9,7 +9,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from jaxkit.checks import UsageError
+from jaxkit.errors import UsageError
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}")
 

@@ -10,14 +10,22 @@ import numpy as np
 from jaxkit.means import add
 from jaxkit.runs import record
 from jaxkit.runs.progress import Progress
-from jaxkit.types import Metrics, Writer
+from jaxkit.types import Metrics
+
+
+class Steps(NamedTuple):
+    """The steps of one call, still on the devices: those before it, and of each its metrics and a fold."""
+
+    start: int
+    metrics: Metrics  # [steps, ...]
+    parameters: jax.Array  # u32[steps], of steps that are not recorded anything
 
 
 class Row(NamedTuple):
-    """What is to be recorded at a step, still on the devices."""
+    """What is to be recorded at a step, still on the devices; its metrics since the row before, of each call."""
 
     step: int
-    metrics: list[Metrics]
+    metrics: list[Metrics | Steps]
     parameters: jax.Array
     evaluations: Mapping[str, list[Metrics]]
     speed: Mapping[str, float]
@@ -38,9 +46,7 @@ class Ledger(NamedTuple):
     evaluations: Mapping[str, Metrics]
 
 
-def ledger(
-    config: Any, recorder: record.Recorder, progress: Progress, writers: tuple[Writer, ...], interval: Metrics
-) -> Ledger:
+def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval: Metrics) -> Ledger:
     """A ledger that goes on from the metrics of an interval that was under way: `interval`, on the host."""
     rows: collections.deque[Row] = collections.deque()
     evaluations: dict[str, Metrics] = {}
@@ -56,9 +62,30 @@ def ledger(
         while len(rows) > keep:
             write(rows.popleft())
 
+    def write_within(steps: Steps, end: int) -> None:
+        """The rows of the steps before `end`, at which the interval goes on."""
+        nonlocal interval
+        leaves, tree = jax.tree.flatten(on_host(steps.metrics))
+        folds = np.asarray(steps.parameters).tolist()
+        numbers = range(steps.start + 1, steps.start + len(folds) + 1)
+        ends = [n for n, step in enumerate(numbers) if step % config.log_every == 0 and step < end]
+        sums = [np.add.reduceat(leaf, [0, *(n + 1 for n in ends)], axis=0) for leaf in leaves]
+        for index in range(len(ends) + 1):
+            part = jax.tree.unflatten(tree, [leaf[index] for leaf in sums])
+            interval = part if index else add(interval, part)
+            if index < len(ends):
+                values = record.values(interval)
+                recorder.append(numbers[ends[index]], values, folds[ends[index]], {}, more=True)
+                warn_once(numbers[ends[index]], values)
+        interval = jax.tree.map(np.asarray, interval)
+
     def write(row: Row) -> None:
         nonlocal interval
-        interval = summed([interval, *map(on_host, row.metrics)])
+        for part in row.metrics:
+            if isinstance(part, Steps):
+                write_within(part, row.step)
+            else:
+                interval = add(interval, on_host(part))
         values: dict[str, Any] = {}
         if row.step % config.log_every == 0 or row.step == config.num_steps:
             values |= record.values(interval)
@@ -70,8 +97,6 @@ def ledger(
             recorder.append(row.step, values, int(row.parameters), row.speed)
             progress.update(row.step, values, row.speed)
             warn_once(row.step, values)
-            for writer in writers:
-                writer.write(row.step, {name: x for name, x in values.items() if isinstance(x, int | float)})
 
     return Ledger(rows.append, flush, lambda: interval, evaluations)
 

@@ -32,7 +32,7 @@ from jaxkit.runs import (
     together,
 )
 from jaxkit.runs.progress import Progress
-from jaxkit.types import Examples, Key, Layout, Metrics, Recipe, State, Writer
+from jaxkit.types import Examples, Key, Layout, Metrics, Recipe, State
 
 # A CPU with several pretended devices deadlocks when some thirty calls are under way.
 MAX_CALLS_UNDER_WAY = 8
@@ -60,7 +60,6 @@ def train(
     workdir: Path,
     *,
     show: Callable[[int], Progress],
-    writers: tuple[Writer, ...] = (),
     stopped: Callable[[], bool] = lambda: False,
     worker: distributed.Worker = distributed.ALONE,
 ) -> Outcome:
@@ -103,8 +102,8 @@ def train(
     ):
         for warning in warnings:
             progress.message(f"warning: {warning}")
-        rows = ledger.ledger(config, recorder, progress, writers, interval)
-        timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Metrics]()
+        rows = ledger.ledger(config, recorder, progress, interval)
+        timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Any]()
         step, stops = saved_at, False
         guard.placed("state", state)
         while step < last and not stops:
@@ -112,7 +111,7 @@ def train(
             worker.beat(step + count, count)
             state, metrics = update(state, batch, key)
             step += count
-            since.append(metrics)
+            since.append(ledger.Steps(step - count, *metrics) if form.records else metrics)  # type: ignore[arg-type]
             under_way.append(metrics)
             if step - count == saved_at:
                 jax.block_until_ready(under_way)
@@ -125,7 +124,7 @@ def train(
             stops = stopped()
             evaluates = step % config.eval_every == 0 or step == last
             saves = step % config.checkpoint_every == 0 or step == last or stops
-            if not (evaluates or saves or step % config.log_every == 0):
+            if not (evaluates or saves or form.records or step % config.log_every == 0):
                 continue
             speed = timer.speed(step)
             if evaluates or saves:

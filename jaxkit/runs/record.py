@@ -18,14 +18,15 @@ from jaxkit.runs import digest, files
 class Recorder(NamedTuple):
     """Appends rows, and knows the end of their digest chain.
 
-    append: (step, {name: float | None}, fold of the parameters, speed) -> the row; the speed ({name: number},
-            steps/s and what goes with it) is beside the values, and no part of the digest
+    append: (step, {name: float | None}, fold of the parameters, speed, more=False) -> the row; the speed
+            ({name: number}, steps/s and what goes with it) is beside the values, and no part of the digest;
+            with more=True another row follows at once, and the file may get both together
     digest: () -> the newest row's digest
     sync:   () -> None; what was appended is on the disk when it returns
     close:  () -> None
     """
 
-    append: Callable[[int, Mapping[str, Any], int, Mapping[str, float]], dict[str, Any]]
+    append: Callable[..., dict[str, Any]]
     digest: Callable[[], str]
     sync: Callable[[], None]
     close: Callable[[], None]
@@ -38,7 +39,7 @@ def nowhere() -> Recorder:
         >>> nowhere().append(1, {"loss": 0.5}, 7, {})
         {}
     """
-    return Recorder(lambda step, values, parameters, speed: {}, lambda: "", lambda: None, lambda: None)
+    return Recorder(lambda *row, more=False: {}, lambda: "", lambda: None, lambda: None)
 
 
 def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
@@ -59,17 +60,23 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         )
     if path.exists():
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-    file = path.open("a", encoding="utf-8")
+    file, encode = path.open("a", encoding="utf-8"), json.JSONEncoder().encode
 
     def append(
-        step: int, values: Mapping[str, Any], parameters: int, speed: Mapping[str, float] = {}
+        step: int,
+        values: Mapping[str, Any],
+        parameters: int,
+        speed: Mapping[str, float] = {},
+        *,
+        more: bool = False,
     ) -> dict[str, Any]:
         nonlocal found
         found = digest.chain(found, step, values, parameters)
         rounded = {"speed": {name: float(f"{value:.5g}") for name, value in speed.items()}} if speed else {}
         row = {"step": step, "wall": round(time.time(), 3), **values, **rounded, "digest": found}
-        file.write(json.dumps(row) + "\n")
-        file.flush()
+        file.write(encode(row) + "\n")
+        if not more:
+            file.flush()
         return row
 
     def sync() -> None:
@@ -129,6 +136,9 @@ def values(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | st
     flat: dict[str, float | str | None] = {}
     for name, state in metrics.items():
         value = computed(state)
+        if isinstance(value, float):
+            flat[prefix + name] = plain(value)
+            continue
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
         for part, number in parts:
             if number is None or np.ndim(number) == 0:
@@ -151,6 +161,8 @@ def plain(value: Any) -> Any:
         >>> plain({"a": np.float32(0.5), "b": np.array([1.0, np.nan])})
         {'a': 0.5, 'b': [1.0, 'nan']}
     """
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else str(float(value))
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if value is None or isinstance(value, bool | str | int):

@@ -7,7 +7,7 @@ update    = updates.step(gradients, optimizer)              # divide once, apply
 """
 
 from jaxkit.updates.averaging import EmaState, averaged, ema
-from jaxkit.updates.fusing import fuse, indexed
+from jaxkit.updates.fusing import fuse, indexed, stack
 from jaxkit.updates.looping import loop, mentions, slow_in_a_loop
 from jaxkit.updates.stepping import guarded_step, init_state, step
 from jaxkit.updates.summing import accumulate, gradients
@@ -25,5 +25,6 @@ __all__ = [
     "loop",
     "mentions",
     "slow_in_a_loop",
+    "stack",
     "step",
 ]

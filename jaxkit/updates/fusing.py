@@ -1,10 +1,13 @@
 """What one call of an update takes: a batch by reference, or many steps at once."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from jaxkit.means import add
-from jaxkit.types import Indexed, Update
+from jaxkit.types import Indexed, State, Update
 from jaxkit.updates.looping import loop
 
 
@@ -44,17 +47,45 @@ def fuse(update: Update, *, unroll: bool = False) -> Update:
     def fused(state, batches, key):
         def part(carry, batch):
             state, sums = carry
-            if isinstance(batches, Indexed):
-                batch = Indexed(batches.arrays, batch)
-            state, metrics = update(state, batch, key)
+            state, metrics = update(state, _whole(batches, batch), key)
             return (state, add(sums, metrics)), None
 
-        stacked = batches.indices if isinstance(batches, Indexed) else batches
-        first = jax.tree.map(lambda x: x[0], stacked)
-        first = Indexed(batches.arrays, first) if isinstance(batches, Indexed) else first
+        stacked = _stacked(batches)
+        first = _whole(batches, jax.tree.map(lambda x: x[0], stacked))
         _, shapes = jax.eval_shape(update, state, first, key)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         carry, _ = loop(part, (state, zeros), stacked, unroll=unroll)
         return carry
 
     return fused
+
+
+def stack(update: Update, note: Callable[[State], Any], *, unroll: bool = False) -> Callable[..., Any]:
+    """Many steps in one call, as `fuse`, with the metrics of each and what `note(state)` says after it.
+
+    Returns (state, (metrics, notes)), both with a leading axis of steps.
+
+    Example:
+        >>> update = stack(lambda total, batch, key: (total + batch["x"], {"x": batch["x"]}), lambda total: -total)
+        >>> total, (metrics, notes) = update(jnp.array(0.0), {"x": jnp.array([1.0, 2.0, 6.0])}, None)
+        >>> metrics["x"].tolist(), notes.tolist()
+        ([1.0, 2.0, 6.0], [-1.0, -3.0, -9.0])
+    """
+    update = jax.jit(update)
+
+    def stacking(state, batches, key):
+        def part(state, batch):
+            state, metrics = update(state, _whole(batches, batch), key)
+            return state, (metrics, note(state))
+
+        return loop(part, state, _stacked(batches), unroll=unroll)
+
+    return stacking
+
+
+def _stacked(batches: Any) -> Any:
+    return batches.indices if isinstance(batches, Indexed) else batches
+
+
+def _whole(batches: Any, part: Any) -> Any:
+    return Indexed(batches.arrays, part) if isinstance(batches, Indexed) else part

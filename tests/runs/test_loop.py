@@ -12,7 +12,7 @@ import pytest
 from jaxkit import configs, data, metrics, objectives, runs, updates
 from jaxkit.checks import UsageError
 from jaxkit.runs import checkpoints, command, directory, feeding, loop, record
-from jaxkit.types import Recipe, Writer
+from jaxkit.types import Recipe
 
 STEPS = 30
 
@@ -232,7 +232,7 @@ def test_the_calls_of_a_resumed_run_end_where_those_of_a_whole_one_do():
 
 @pytest.mark.parametrize(
     ("changes", "steps"),
-    [({}, 5), ({"log_every": 7}, 1), ({"log_every": 4, "eval_every": 8, "checkpoint_every": 12}, 4)],
+    [({}, 5), ({"log_every": 7}, 10), ({"log_every": 4, "eval_every": 8, "checkpoint_every": 12}, 4)],
 )
 def test_a_call_never_overshoots_an_interval(changes, steps):
     from jaxkit.recipe import plan
@@ -272,23 +272,34 @@ def test_what_a_kill_left_while_the_directory_was_made_is_no_obstacle(tmp_path):
     directory.check(tmp_path, config(), "blobs")
 
 
-def test_a_writer_is_given_every_row(tmp_path):
-    rows, closed = [], []
-    writer = Writer(lambda step, values: rows.append((step, dict(values))), lambda: closed.append(True))
-    built = recipe(config())
-    from jaxkit.recipe import plan
+@pytest.fixture(scope="module")
+def each(tmp_path_factory):
+    """A run that records every step, one step a call."""
+    workdir = tmp_path_factory.mktemp("each") / "run"
+    assert run(workdir, config(log_every=1)) == command.OK
+    return workdir
 
-    planned = plan(built, batch_size=32)
-    examples = {split: source.open() for split, source in built.data.items()}
-    from rich.console import Console
 
-    from jaxkit.runs import progress
+def test_steps_within_a_call_are_recorded_as_those_of_their_own(tmp_path, each):
+    within = config(log_every=1, steps_per_call=10)
+    assert run(tmp_path / "run", within, stop_after=1) == command.TRY_AGAIN
+    assert run(tmp_path / "run", within) == command.OK
+    assert final(tmp_path / "run") == final(each)
+    # Values and folds of the parameters are in the digests: each step's, to the bit.
+    assert without_wall(tmp_path / "run") == without_wall(each)
 
-    show = lambda step: progress.progress(Console(quiet=True), start=step, num_steps=STEPS)
-    with directory.claim(tmp_path / "run", config(), "blobs"):
-        loop.train(built, config(), planned, examples, tmp_path / "run", show=show, writers=(writer,))
-    assert [step for step, _ in rows] == [5, 10, 15, 20, 25, 30]
-    assert set(rows[1][1]) == {"loss", "accuracy", "skipped", "test/loss", "test/accuracy"}
+
+@pytest.mark.parametrize("layout", ["jit", "mesh"])
+def test_an_interval_may_end_within_a_call(tmp_path, each, layout):
+    changes = {"log_every": 7, "layout": {"call": f"jaxkit.parallel.{layout}"}, "steps_per_call": 10}
+    assert run(tmp_path / "run", config(**changes)) == command.OK
+    rows = without_wall(tmp_path / "run")
+    assert [row["step"] for row in rows] == [7, 10, 14, 20, 21, 28, 30]
+    losses = [row["loss"] for row in without_wall(each)]
+    # Batches are of one size, so the mean of an interval is that of its steps'.
+    for start, end in ((0, 7), (7, 14), (14, 21), (21, 28), (28, 30)):
+        row = next(row for row in rows if row["step"] == end)
+        assert row["loss"] == pytest.approx(np.mean(losses[start:end]), rel=1e-5)
 
 
 def test_runs_is_lazy():

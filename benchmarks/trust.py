@@ -1,0 +1,166 @@
+"""What it costs that a run can be trusted, part by part; each part is a function, and has a table.
+
+    python benchmarks/trust.py [tracking]
+
+Tracking: what a recorded row takes of the thread that trains, with no writer and with all of them at once; the
+steps/s of the digits MLP with every step recorded against none; those of the digits CNN with all writers against
+none. Rounds are interleaved, nothing is pinned: the process that serves the writers is where the system puts it.
+"""
+
+import importlib.util
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import measure
+import numpy as np
+from rich.console import Console
+
+from jaxkit import configs
+from jaxkit.means import Mean
+from jaxkit.recipe import plan
+from jaxkit.runs import directory, ledger, loop, process, progress, record, tracking
+
+TOP = Path(__file__).parent.parent
+ROUNDS = 5
+ROWS, ROWS_A_CALL = 20_000, 100
+
+
+def all_writers(folder: Path) -> tuple[dict[str, Any], ...]:
+    """All writers at once, none of which needs a server."""
+    return (
+        {"call": "jaxkit.writers.tensorboard"},
+        {"call": "jaxkit.writers.mlflow", "uri": f"sqlite:///{folder / 'mlflow.db'}"},
+        {"call": "jaxkit.writers.wandb", "mode": "offline"},
+    )
+
+
+def digits(variant: str, **changes: Any) -> Any:
+    """The config of the digits, as it is but for the changes."""
+    found = configs.thaw(configs.read(f"{TOP / 'configs/digits.py'}:model={variant}", []))
+    return found | {"picture": False} | changes
+
+
+def recipe_of(config: Any) -> Any:
+    path = TOP / "experiments/image_classification.py"
+    spec = importlib.util.spec_from_file_location("image_classification", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.recipe(config)
+
+
+def microseconds_a_step(config: dict[str, Any], *, tracked: bool = False) -> float:
+    """A whole run, evaluations and checkpoints not counted; with all writers beside it, or none."""
+    with tempfile.TemporaryDirectory() as temporary, open("/dev/null", "w") as sink:
+        folder = Path(temporary) / "run"
+        frozen = configs.freeze(config | {"writers": all_writers(Path(temporary)) if tracked else ()})
+        recipe = recipe_of(frozen)
+        planned = plan(recipe, batch_size=frozen.batch_size)
+        examples = {split: source.open() for split, source in recipe.data.items()}
+        console = Console(file=sink, force_terminal=True, width=120)
+        show = lambda step: progress.progress(console, start=step, num_steps=frozen.num_steps)
+        with directory.claim(folder, frozen, "trust"), tracking.beside(folder, frozen.writers, console):
+            outcome = loop.train(recipe, frozen, planned, examples, folder, show=show)
+        speed = outcome.timing["steps_per_second"]
+        assert speed is not None
+        return 1e6 / speed
+
+
+def microseconds_a_row(*, tracked: bool, within: bool) -> float:
+    """Rows of three scalars that are on the devices: each fetched by itself, or a hundred of one call."""
+    metrics = {name: Mean(jnp.float32(0.5), jnp.float32(1.0)) for name in ("loss", "accuracy", "skipped")}
+    many = {
+        name: Mean(jnp.linspace(0.1, 0.9, ROWS_A_CALL), jnp.ones(ROWS_A_CALL))
+        for name in ("loss", "accuracy", "skipped")
+    }
+    zeros = {name: Mean(np.float64(0), np.float64(0)) for name in metrics}
+    count = ROWS_A_CALL if within else 1
+    folds, fold = jnp.arange(ROWS_A_CALL, dtype=jnp.uint32), jnp.uint32(7)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "run"
+        writers = all_writers(Path(temporary)) if tracked else ()
+        config = configs.freeze({"num_steps": ROWS, "log_every": 1, "writers": writers})
+        silent = Console(quiet=True)
+        with directory.claim(folder, config, "trust"), tracking.beside(folder, config.writers, silent):
+            recorder = record.recorder(folder / directory.METRICS, after=0)
+            rows = ledger.ledger(config, recorder, progress.progress(silent, start=0, num_steps=ROWS), zeros)
+            began = time.perf_counter()
+            for step in range(count, ROWS + 1, count):
+                parts = [ledger.Steps(step - count, many, folds)] if within else [metrics]
+                rows.add(ledger.Row(step, parts, fold, {}, {}))
+                rows.flush(0)
+            elapsed = time.perf_counter() - began
+            recorder.close()
+    return elapsed / ROWS * 1e6
+
+
+def interleaved(title: str, unit: str, cases: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
+    """Rounds of all cases, one after the other; prints medians and paired ratios to the first."""
+    times: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(ROUNDS):
+        for name, case in cases.items():
+            times[name].append(case())
+    measure.table(title, times, unit, next(iter(cases)))
+    sys.stdout.flush()
+    return times
+
+
+def tracking_costs() -> None:
+    """What recording and writers take of a step."""
+    for within, words in ((False, "fetched one by one"), (True, f"{ROWS_A_CALL} of a call")):
+        interleaved(
+            f"a row of three scalars on the thread that trains, {words}, {ROWS:,} rows a round",
+            "us/row",
+            {
+                "no writer": lambda within=within: microseconds_a_row(tracked=False, within=within),
+                "all writers at once": lambda within=within: microseconds_a_row(tracked=True, within=within),
+            },
+        )
+    steps = {"num_steps": 10_000, "eval_every": 10_000, "checkpoint_every": 10_000}
+    times = interleaved(
+        "digits MLP, 10,000 steps a round",
+        "us/step",
+        {
+            "no step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=10_000)),
+            "every step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=1)),
+        },
+    )
+    lost(times)
+    times = interleaved(
+        "digits CNN, 1,000 steps a round, as its config is",
+        "us/step",
+        {
+            "no writer": lambda: microseconds_a_step(digits("cnn")),
+            "all writers at once": lambda: microseconds_a_step(digits("cnn"), tracked=True),
+        },
+    )
+    lost(times)
+
+
+def lost(times: dict[str, list[float]]) -> None:
+    """Prints what part of the first case's steps/s the second loses."""
+    without, with_it = times.values()
+    ratio = statistics.median(a / b for a, b in zip(without, with_it))
+    print(f"  loses {1 - ratio:.2%} of the steps/s", flush=True)
+
+
+PARTS = {"tracking": tracking_costs}
+
+
+def main(names: list[str]) -> None:
+    """Measures the named parts, or all."""
+    print(measure.machine())
+    process.cache_programs()
+    for name in names or PARTS:
+        PARTS[name]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

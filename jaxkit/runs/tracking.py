@@ -1,0 +1,197 @@
+"""The process beside a run that gives its rows to writers, and what the run and `jaxkit sync` ask of it.
+
+A process and not a thread: what the writers' libraries import, retry, print or leak takes nothing from the
+interpreter that trains, a step costs the same whatever is behind it, and one that hangs can be ended.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxkit.errors import UsageError
+from jaxkit.runs import cursors, directory, sending
+
+# How long a run that is over, or was asked to stop, waits for its writers; the rest is for `jaxkit sync`.
+SECONDS_AFTER_THE_END = 30.0
+SECONDS_AFTER_A_STOP = 10.0
+
+_START = "import json, sys; order = json.loads(sys.stdin.readline()); sys.path[:] = order.pop('path'); " + (
+    "from jaxkit.runs import tracking; tracking.work(**order)"
+)
+
+
+@contextlib.contextmanager
+def beside(run: Path, writers: Sequence[Any], console: Any) -> Iterator[Callable[[], None]]:
+    """Serves the writers of a run from another process until the context is left, or what it gives is called.
+
+    What fails is a warning on the console.
+    """
+    finish = start(run, writers, lambda text: console.print(f"warning: {text}", soft_wrap=True))
+    try:
+        yield lambda: finish(SECONDS_AFTER_A_STOP)
+    except BaseException:
+        finish(SECONDS_AFTER_A_STOP)
+        raise
+    finish(SECONDS_AFTER_THE_END)
+
+
+def start(
+    run: Path, writers: Sequence[Any], warn: Callable[[str], None], allow: Sequence[str] | None = None
+) -> Callable[[float], None]:
+    """Starts the process, where there are writers; it ends by itself soon after this one has died.
+
+    What comes back is given the seconds after which the process, told to send what is left, is ended; to call it
+    again does nothing.
+    """
+    if not writers:
+        return lambda seconds: None
+    try:
+        process = _process()
+    except OSError as error:  # no more processes, no more memory: no reason to lose a run
+        warn(f"no process for the writers: {error}; `jaxkit sync {run}` sends all")
+        return lambda seconds: None
+    said: set[str] = set()
+
+    def listen() -> None:
+        with process.stdout as lines:  # type: ignore[union-attr]
+            for line in lines:
+                name, text = json.loads(line)
+                said.add(name)
+                warn(text)
+
+    def tell(line: Any) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            print(json.dumps(line), file=process.stdin, flush=True)
+
+    def finish(seconds: float) -> None:
+        if process.returncode is not None:
+            return
+        tell(seconds)
+        try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+        finally:
+            _end(process)
+        listener.join(1.0)
+        for task in cursors.tasks(writers):
+            left = _missing(run, task)
+            if left and task.name not in said:
+                warn(
+                    f"{task.name}: {left} rows not sent in the {seconds:g} s given; `jaxkit sync {run}` sends them"
+                )
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    tell({"path": sys.path, "run": str(run), "allow": allow})
+    return finish
+
+
+def _process() -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", _START],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # Ctrl-C in a terminal goes to a whole group; this process is told by us.
+        start_new_session=True,
+        # Nothing in it is for an accelerator, which the run may hold whole.
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        text=True,
+    )
+
+
+def _missing(run: Path, task: cursors.Task) -> int:
+    """How many rows did not reach a writer; 0 where its cursor, or the record, says nothing that can be read."""
+    with contextlib.suppress(UsageError, OSError, ValueError, KeyError):
+        return cursors.missing(run, cursors.read(run, task))
+    return 0
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends a process and what it has started, if it has not ended."""
+    if process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    with contextlib.suppress(OSError):
+        process.stdin.close()  # type: ignore[union-attr]
+
+
+def work(*, run: str, allow: Sequence[str] | None) -> None:
+    """What the process does: a thread for each writer, until it is told to finish or its parent is gone."""
+    from jaxkit.writers import libraries
+
+    os.nice(19)
+    libraries.keep_quiet()
+    messages = os.fdopen(os.dup(1), "w")
+    # Whatever a library prints is for nobody.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    folder, stopping, lock = Path(run), threading.Event(), threading.Lock()
+
+    def said(task: cursors.Task, text: str) -> None:
+        with lock, contextlib.suppress(OSError):
+            print(json.dumps([task.name, f"{task.name}: {text}"]), file=messages, flush=True)
+
+    def serve(task: cursors.Task) -> None:
+        sending.send(sending.Job(folder, task, stopping, lambda text: said(task, text), allow))
+
+    def wait_for_the_end() -> None:
+        line = sys.stdin.readline()
+        # A second more than the other side waits; it says what was left.
+        end = threading.Timer(1 + (json.loads(line) if line else SECONDS_AFTER_A_STOP), os._exit, (1,))
+        end.daemon = True
+        end.start()
+        stopping.set()
+
+    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    with _alone(folder):
+        found = cursors.tasks(directory.read_config(folder).writers)
+        threads = [threading.Thread(target=serve, args=(task,), daemon=True) for task in found]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+
+@contextlib.contextmanager
+def _alone(run: Path) -> Iterator[None]:
+    """Waits for the process that served a run which was killed, and may be sending its last rows."""
+    (run / cursors.FOLDER).mkdir(exist_ok=True)
+    with (run / cursors.FOLDER / ".lock").open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.1)
+        yield
+
+
+def sync(run: Path, writers: Sequence[Any], *, seconds: float, allow: Sequence[str]) -> list[dict[str, Any]]:
+    """Sends what the writers of a run that is over have not been given; what came of it, for each writer.
+
+    Raises:
+        UsageError: a writer is outside `allow`, or its library is missing.
+    """
+    tasks = cursors.check(writers, allow)
+    before = [cursors.missing(run, cursors.read(run, task)) for task in tasks]
+    start(run, writers, lambda text: None, allow)(seconds)
+    found = []
+    for task, rows in zip(tasks, before):
+        cursor = cursors.read(run, task)
+        left = cursors.missing(run, cursor)
+        whole = left == 0 and cursor.closed
+        error = cursor.error or (None if whole else f"not done within {seconds:g} s")
+        found.append(
+            {"writer": task.name, "sent": rows - left, "missing": left, "step": cursor.step, "error": error}
+        )
+    return found
