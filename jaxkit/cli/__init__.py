@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxkit import __version__, configs
-from jaxkit.cli import listing, planning
+from jaxkit.cli import listing, planning, proving
 from jaxkit.errors import UsageError
 
 
@@ -65,4 +65,5 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("directory", nargs="?", default="runs", help="where to look (default: runs)")
     show = verb("show", listing.show, "show one run: status, results, timing")
     show.add_argument("run", help="a run directory")
+    proving.add(verb)
     return parser
