@@ -25,7 +25,7 @@ def plan(arguments: argparse.Namespace) -> int:
     from jaxkit import costs, recipe
     from jaxkit.runs.command import compose
 
-    made = compose(_recipe_of(Path(arguments.experiment)), config)
+    made = compose(recipe_of(Path(arguments.experiment)), config)
     on = costs.device(arguments.device) if arguments.device else None
     found = recipe.plan(made, batch_size=config.batch_size)
     # The table of bytes on one device, and with it the least time of a step, need the compiler.
@@ -134,7 +134,12 @@ def _lines(found: Any, numbers: dict[str, Any]):
         yield f"{split} measures {', '.join(metrics)}"
 
 
-def _recipe_of(path: Path) -> Callable[[Any], Any]:
+def recipe_of(path: Path) -> Callable[[Any], Any]:
+    """The function `recipe` of an experiment's file.
+
+    Raises:
+        UsageError: there is no such file, or no such function in it.
+    """
     if not path.is_file():
         raise UsageError(f"{path}: there is no such experiment")
     # As when the experiment is run: its own directory first, and the one that the command is given in.
