@@ -1,4 +1,4 @@
-"""`jaxkit verify-resume` and `reproduce`: what shows that a run is exact, or where it is not."""
+"""`jaxkit verify-resume`, `reproduce` and `replay`: what shows that a run is exact, or where it is not."""
 
 import argparse
 import json
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit import configs
+from jaxkit.cli import replaying
 from jaxkit.errors import UsageError
 
 
@@ -32,7 +33,12 @@ def add(verb: Any) -> None:
     again.add_argument(
         "--tolerance", type=float, help="succeed also where the largest relative difference is at most this"
     )
-    for parser in (again,):
+    one = verb(
+        "replay", replaying.replay, "rebuild one step of a run on one device, and name what made its numbers"
+    )
+    one.add_argument("run", help="a run directory")
+    one.add_argument("--step", type=int, required=True, help="as it is recorded")
+    for parser in (again, one):
         parser.add_argument(
             "--allow", action="append", default=[], metavar="MODULE", help="its config may call into this too"
         )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxkit.means import add
-from jaxkit.runs import record
+from jaxkit.runs import record, stopping
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Metrics, Writer
 
@@ -27,7 +27,8 @@ class Ledger(NamedTuple):
     """Takes rows as they come from the devices, and writes them when they are there.
 
     add:         (row) -> None
-    flush:       (keep) -> None; fetches and writes all but the newest `keep` rows
+    flush:       (keep) -> None; fetches and writes all but the newest `keep` rows; raises `stopping.Diverged` once
+                 all are written, where one says that the run must end
     interval:    () -> the sum of the metrics since the last row that has them, on the host
     evaluations: the newest evaluation of each split
     """
@@ -39,12 +40,21 @@ class Ledger(NamedTuple):
 
 
 def ledger(
-    config: Any, recorder: record.Recorder, progress: Progress, writers: tuple[Writer, ...], interval: Metrics
+    config: Any,
+    recorder: record.Recorder,
+    progress: Progress,
+    writers: tuple[Writer, ...],
+    interval: Metrics,
+    wrong: Callable[[Any, bool], str | None] = lambda loss, recorded: None,
 ) -> Ledger:
-    """A ledger that goes on from the metrics of an interval that was under way: `interval`, on the host."""
+    """A ledger that goes on from the metrics of an interval that was under way: `interval`, on the host.
+
+    `wrong` judges each loss, as `stopping.judge` makes it.
+    """
     rows: collections.deque[Row] = collections.deque()
     evaluations: dict[str, Metrics] = {}
     warned: list[int] = []
+    ends: list[stopping.Diverged] = []
 
     def warn_once(step: int, values: Mapping[str, Any]) -> None:
         bad = [name for name, value in values.items() if isinstance(value, str)]
@@ -53,15 +63,21 @@ def ledger(
             progress.message(f"warning: step {step}: {bad[0]} is {values[bad[0]]}; is the learning rate too high?")
 
     def flush(keep: int) -> None:
-        while len(rows) > keep:
+        while len(rows) > (0 if ends else keep):
             write(rows.popleft())
+        if ends:
+            raise ends[0]
 
     def write(row: Row) -> None:
         nonlocal interval
         interval = summed([interval, *map(on_host, row.metrics)])
         values: dict[str, Any] = {}
-        if row.step % config.log_every == 0 or row.step == config.num_steps:
-            values |= record.values(interval)
+        trained, logs = record.values(interval), row.step % config.log_every == 0 or row.step == config.num_steps
+        found = wrong(trained.get("loss"), logs)
+        if found is not None:
+            ends.append(stopping.Diverged(row.step, found))
+        if logs:
+            values |= trained
             interval = jax.tree.map(np.zeros_like, interval)
         for split, parts in row.evaluations.items():
             evaluations[split] = summed([on_host(part) for part in parts])
