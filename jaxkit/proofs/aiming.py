@@ -23,11 +23,13 @@ class Aim(NamedTuple):
 
     at:       "start-up", "steps", "save", "deletion" or "anywhere"
     progress: how much of the run must be done before, from 0 to 1
+    by:       how much may be done at most: from there on it is killed, whatever is under way
     delay:    how long after the moment that is aimed at, as a part of what it may last, from 0 to 1
     """
 
     at: str
     progress: float
+    by: float
     delay: float
 
 
@@ -81,33 +83,41 @@ def pace(whole: Path) -> Pace:
     )
 
 
-def aims(kills: int, draw: random.Random, *, deletes: bool) -> list[Aim]:
+def aims(kills: int, draw: random.Random, pace: Pace) -> list[Aim]:
     """Kills that are aimed at everything in turn, in the order of the progress that they wait for.
 
     Example:
-        >>> sorted({aim.at for aim in aims(5, random.Random(0), deletes=True)})
+        >>> drawn = aims(5, random.Random(0), Pace(num_steps=9, to_first_step=1, total=2, interval=1, save=1, saves=9))
+        >>> sorted({aim.at for aim in drawn})
         ['anywhere', 'deletion', 'save', 'start-up', 'steps']
     """
     kinds = ["save", "steps", "deletion", "start-up", "anywhere"]
-    kinds = [kind for kind in kinds if deletes or kind != "deletion"]
+    # Two checkpoints are kept: of a run that makes no third, none is deleted.
+    kinds = [kind for kind in kinds if pace.saves > 2 or kind != "deletion"]
     chosen = [kinds[number % len(kinds)] for number in range(kills)]
     draw.shuffle(chosen)
-    return spread([Aim(kind, draw.random(), draw.random()) for kind in chosen])
+    return spread([Aim(kind, draw.random(), 1.0, draw.random()) for kind in chosen], pace)
 
 
-def spread(aims: Sequence[Aim]) -> list[Aim]:
+def spread(aims: Sequence[Aim], pace: Pace) -> list[Aim]:
     """The same aims with their progress in ascending order: a killed run goes on, it does not begin again."""
-    progress = sorted(aim.progress for aim in aims)
     # What is aimed at comes after the progress that is waited for, and must come before the end.
-    return [aim._replace(progress=0.8 * part) for aim, part in zip(aims, progress)]
+    progress = [0.8 * part for part in sorted(aim.progress for aim in aims)]
+    # The next save and deletion come within that much; the kills after this one are to find something left.
+    within = 2 / pace.saves
+    by = [min(0.95, part + within) for part in (*progress[1:], 0.8)]
+    return [aim._replace(progress=part, by=last) for aim, part, last in zip(aims, progress, by)]
 
 
 def shoot(process: subprocess.Popen, folder: Path, aim: Aim, pace: Pace) -> Kill | None:
     """Waits for the moment that is aimed at and kills the process; None where it ended before."""
-    began = time.monotonic()
-    unfinished, at_start = _unfinished(folder), _resumes(folder)
+    began, metrics = time.monotonic(), folder / directory.METRICS
+    unfinished, resumed, record = _unfinished(folder), _resumes(folder), _signature(metrics)
     fresh = lambda: _unfinished(folder) - unfinished
-    far_enough = lambda: _reached(folder) >= aim.progress * pace.num_steps
+    # Until it goes on from its checkpoint, the record still has the rows that the process before it lost.
+    reached = lambda: max(_resumes(folder), recorded(metrics) if _signature(metrics) != record else 0)
+    far_enough = lambda: reached() >= aim.progress * pace.num_steps and reached() > resumed
+    too_far = lambda: reached() >= aim.by * pace.num_steps and reached() > resumed
     # What to wait for, one after the other, and for how long afterwards at most.
     waits: dict[str, tuple[list[Callable[[], bool]], float]] = {
         "start-up": ([], pace.to_first_step),
@@ -117,19 +127,19 @@ def shoot(process: subprocess.Popen, folder: Path, aim: Aim, pace: Pace) -> Kill
         "deletion": ([far_enough, lambda: any(step < _resumes(folder) for step, _ in fresh())], 0.0),
     }
     conditions, longest = waits[aim.at]
-    alive = all(_wait(process, condition) for condition in conditions)
+    alive = all(_wait(process, lambda met=met: met() or too_far()) for met in conditions)
     until = time.monotonic() + aim.delay * longest
-    if not alive or not _wait(process, lambda: time.monotonic() >= until):
+    started = lambda: aim.at == "start-up" and reached() > resumed
+    if not alive or not _wait(process, lambda: time.monotonic() >= until or started() or too_far()):
         return None
     seconds = time.monotonic() - began
     children.kill(process)
     if process.returncode != -signal.SIGKILL:
         return None
-    reached, resumes = _reached(folder), _resumes(folder)
-    phase = "start-up" if reached <= at_start and seconds < pace.to_first_step else "steps"
+    phase = "steps" if reached() > resumed else "start-up"
     for step, _ in fresh():
-        phase = "save" if step > resumes else "deletion"
-    return Kill(aim.at, seconds, phase, reached, resumes)
+        phase = "save" if step > _resumes(folder) else "deletion"
+    return Kill(aim.at, seconds, phase, reached(), _resumes(folder))
 
 
 def _wait(process: subprocess.Popen, condition: Callable[[], bool]) -> bool:
@@ -157,9 +167,13 @@ def _resumes(folder: Path) -> int:
     return max(checkpoints.steps(folder / directory.CHECKPOINTS), default=0)
 
 
-def _reached(folder: Path) -> int:
-    """The newest step that is recorded or saved."""
-    return max(recorded(folder / directory.METRICS), _resumes(folder))
+def _signature(path: Path) -> tuple[int, int] | None:
+    """What changes when a file does."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size
 
 
 def recorded(path: Path) -> int:

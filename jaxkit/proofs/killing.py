@@ -61,7 +61,7 @@ def prove(
         _run(command, whole, top)
         pace = aiming.pace(whole)
         say(f"uninterrupted: {pace.num_steps:,} steps, {pace.total:.1f} s")
-        aims = aiming.aims(kills, random.Random(seed), deletes=pace.saves > 2)
+        aims = aiming.aims(kills, random.Random(seed), pace)
         done: list[Kill] = []
         rounds = fruitless = 0
         while True:
@@ -78,7 +78,7 @@ def prove(
             if fruitless == _FRUITLESS_ROUNDS:
                 differences = (f"only {len(done)} of {kills} kills hit: the run is too short for more",)
                 break
-            aims = aims[: len(done)] + aiming.spread(aims[len(done) :])
+            aims = aims[: len(done)] + aiming.spread(aims[len(done) :], pace)
     return Proof(tuple(done), rounds, comparison, differences)
 
 

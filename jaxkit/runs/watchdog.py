@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from jaxkit.errors import UsageError
+from jaxkit.runs import process
 from jaxkit.runs.peers import STUCK
 
 ENVIRONMENT = "JAXKIT_STEP_SECONDS"
@@ -39,7 +39,7 @@ def watching() -> Iterator[Watch]:
         >>> with watching() as watch:
         ...     watch.begins(3)
     """
-    seconds = _seconds()
+    seconds = process.seconds_of(ENVIRONMENT)
     if seconds is None:
         yield Watch(lambda step: None, lambda count: None, lambda: None)
         return
@@ -78,19 +78,6 @@ def watching() -> Iterator[Watch]:
         ended.set()
         thread.join()
         faulthandler.cancel_dump_traceback_later()
-
-
-def _seconds() -> float | None:
-    text = os.environ.get(ENVIRONMENT, "")
-    if not text:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"{ENVIRONMENT}: came {text!r}, wanted a number of seconds above 0")
-    return seconds
 
 
 def _end(seconds: float, step: int) -> None:
