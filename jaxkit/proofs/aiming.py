@@ -87,8 +87,8 @@ def aims(kills: int, draw: random.Random, pace: Pace) -> list[Aim]:
     """Kills that are aimed at everything in turn, in the order of the progress that they wait for.
 
     Example:
-        >>> drawn = aims(5, random.Random(0), Pace(num_steps=9, to_first_step=1, total=2, interval=1, save=1, saves=9))
-        >>> sorted({aim.at for aim in drawn})
+        >>> pace = Pace(num_steps=9, to_first_step=1.0, total=2.0, interval=0.1, save=0.1, saves=9)
+        >>> sorted({aim.at for aim in aims(5, random.Random(0), pace)})
         ['anywhere', 'deletion', 'save', 'start-up', 'steps']
     """
     kinds = ["save", "steps", "deletion", "start-up", "anywhere"]
@@ -104,7 +104,7 @@ def spread(aims: Sequence[Aim], pace: Pace) -> list[Aim]:
     # What is aimed at comes after the progress that is waited for, and must come before the end.
     progress = [0.8 * part for part in sorted(aim.progress for aim in aims)]
     # The next save and deletion come within that much; the kills after this one are to find something left.
-    within = 2 / pace.saves
+    within = 3 / pace.saves
     by = [min(0.95, part + within) for part in (*progress[1:], 0.8)]
     return [aim._replace(progress=part, by=last) for aim, part, last in zip(aims, progress, by)]
 

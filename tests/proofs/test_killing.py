@@ -122,12 +122,15 @@ def _size(path: Path) -> int:
 
 
 def test_aims_are_drawn_from_the_seed_and_wait_for_ever_more_of_the_run():
-    drawn = aiming.aims(50, random.Random(3), deletes=True)
-    assert drawn == aiming.aims(50, random.Random(3), deletes=True)
-    assert drawn != aiming.aims(50, random.Random(4), deletes=True)
+    pace = aiming.Pace(num_steps=40, total=9.0, to_first_step=4.0, interval=0.1, save=0.1, saves=10)
+    drawn = aiming.aims(50, random.Random(3), pace)
+    assert drawn == aiming.aims(50, random.Random(3), pace)
+    assert drawn != aiming.aims(50, random.Random(4), pace)
     assert sorted(aim.progress for aim in drawn) == [aim.progress for aim in drawn]
+    # Each is over before the end, and leaves the next one something to hit.
+    assert all(aim.progress < aim.by <= 0.95 for aim in drawn)
     assert drawn[-1].progress < 0.8
-    assert "deletion" not in {aim.at for aim in aiming.aims(50, random.Random(3), deletes=False)}
+    assert "deletion" not in {aim.at for aim in aiming.aims(50, random.Random(3), pace._replace(saves=2))}
 
 
 def test_a_kill_takes_the_whole_group_and_nothing_else(tmp_path):
