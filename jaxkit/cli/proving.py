@@ -57,9 +57,13 @@ def verify_resume(arguments: argparse.Namespace) -> int:
 
     top = Path(arguments.workdir or tempfile.mkdtemp(prefix="jaxkit-verify-resume-"))
     say = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
-    proof = killing.prove(command, kills=arguments.kills, seed=arguments.seed, top=top, say=say)
-    if proof.holds and not arguments.workdir:
-        shutil.rmtree(top)
+    proof = None
+    try:
+        proof = killing.prove(command, kills=arguments.kills, seed=arguments.seed, top=top, say=say)
+    finally:
+        # What differs is worth a look; all else has been looked at.
+        if not arguments.workdir and (proof is None or proof.holds):
+            shutil.rmtree(top)
     found = {
         "identical": proof.holds,
         "experiment": str(experiment),

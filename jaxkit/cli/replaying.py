@@ -16,10 +16,11 @@ _SHOWN = 8
 def replay(arguments: argparse.Namespace) -> int:
     """Rebuilds a step and says what made its numbers."""
     from jaxkit.proofs import replaying
-    from jaxkit.runs import directory, files
+    from jaxkit.runs import directory, files, process
 
     run = Path(arguments.run)
     directory.read_config(run)
+    process.cache_programs()
     noted = files.read_json(run / directory.PROVENANCE) or {}
     recipe = planning.recipe_of(_experiment(noted))
     say = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))

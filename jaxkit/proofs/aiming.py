@@ -13,7 +13,7 @@ from typing import NamedTuple
 from jaxkit.proofs import children
 from jaxkit.runs import checkpoints, directory
 
-# Deletions and saves take milliseconds; who aims at them has to look often.
+# A save takes milliseconds; who aims at one has to look often.
 _SECONDS_BETWEEN_LOOKS = 0.0005
 _TAIL_BYTES = 2**16
 
@@ -78,9 +78,15 @@ def pace(whole: Path) -> Pace:
         total=timing["total"],
         to_first_step=timing["to_first_step"],
         interval=stepping / rows,
-        save=timing["evaluating_and_saving"] / saves,
+        save=max(map(_seconds_of_writing, (whole / directory.CHECKPOINTS).iterdir()), default=0.0),
         saves=saves,
     )
+
+
+def _seconds_of_writing(checkpoint: Path) -> float:
+    """From the first file of a checkpoint to its manifest, which comes last."""
+    times = [path.stat().st_mtime for path in checkpoint.rglob("*")]
+    return max(times, default=0.0) - min(times, default=0.0)
 
 
 def aims(kills: int, draw: random.Random, pace: Pace) -> list[Aim]:
@@ -119,18 +125,22 @@ def shoot(process: subprocess.Popen, folder: Path, aim: Aim, pace: Pace) -> Kill
     far_enough = lambda: reached() >= aim.progress * pace.num_steps and reached() > resumed
     too_far = lambda: reached() >= aim.by * pace.num_steps and reached() > resumed
     # What to wait for, one after the other, and for how long afterwards at most.
+    saving = lambda: any(step > _resumes(folder) for step, _ in fresh())
+    deleting = lambda: any(step < _resumes(folder) for step, _ in fresh())
     waits: dict[str, tuple[list[Callable[[], bool]], float]] = {
         "start-up": ([], pace.to_first_step),
         "anywhere": ([], pace.total),
         "steps": ([far_enough], 2 * pace.interval),
-        "save": ([far_enough, lambda: any(step > _resumes(folder) for step, _ in fresh())], pace.save),
-        "deletion": ([far_enough, lambda: any(step < _resumes(folder) for step, _ in fresh())], 0.0),
+        "save": ([far_enough, saving], pace.save),
+        "deletion": ([far_enough, saving, deleting], 0.0),
     }
     conditions, longest = waits[aim.at]
-    alive = all(_wait(process, lambda met=met: met() or too_far()) for met in conditions)
+    # A deletion is over in no time: who waits for one does not sleep.
+    pauses = {far_enough: _SECONDS_BETWEEN_LOOKS, saving: _SECONDS_BETWEEN_LOOKS, deleting: 0.0}
+    alive = all(_wait(process, met, too_far, pause=pauses[met]) for met in conditions)
     until = time.monotonic() + aim.delay * longest
     started = lambda: aim.at == "start-up" and reached() > resumed
-    if not alive or not _wait(process, lambda: time.monotonic() >= until or started() or too_far()):
+    if not alive or not _wait(process, lambda: time.monotonic() >= until, started, too_far):
         return None
     seconds = time.monotonic() - began
     children.kill(process)
@@ -142,24 +152,27 @@ def shoot(process: subprocess.Popen, folder: Path, aim: Aim, pace: Pace) -> Kill
     return Kill(aim.at, seconds, phase, reached(), _resumes(folder))
 
 
-def _wait(process: subprocess.Popen, condition: Callable[[], bool]) -> bool:
-    """Whether the condition came true before the process ended."""
+def _wait(
+    process: subprocess.Popen, *conditions: Callable[[], bool], pause: float = _SECONDS_BETWEEN_LOOKS
+) -> bool:
+    """Whether one of the conditions came true before the process ended."""
     while process.poll() is None:
-        if condition():
+        if any(met() for met in conditions):
             return True
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
+        time.sleep(pause)
     return False
 
 
 def _unfinished(folder: Path) -> set[tuple[int, int]]:
-    """(step, inode) of every checkpoint without a manifest: being written, being deleted, or left behind."""
+    """(step, time of change) of every checkpoint without a manifest: being written or deleted, or left behind."""
     found = set()
     try:
         for entry in os.scandir(folder / directory.CHECKPOINTS):
             if entry.name.isdecimal() and not os.path.exists(f"{entry.path}/{checkpoints.MANIFEST}"):
-                found.add((int(entry.name), entry.inode()))
+                # Not the inode: the next directory of that name often gets the same.
+                found.add((int(entry.name), entry.stat().st_ctime_ns))
     except FileNotFoundError:
-        pass
+        pass  # there is none yet, or one has gone between two looks
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkit.runs import checkpoints, directory, files, record
+from jaxkit.runs import checkpoints, directory, record
 
 # What a row says of the machine and its clock, not of the run.
 BESIDE = ("wall", "speed")
@@ -177,12 +177,23 @@ def leaves(checkpoint: Path) -> dict[str, np.ndarray]:
 
 
 def _ends(one: Path, other: Path) -> Iterator[Difference]:
-    """What the two came to: SHA-256 of the parameters, last step, evaluations."""
+    """What the two came to: status, last step, SHA-256 of the parameters, evaluations."""
     a, b = directory.summary(one), directory.summary(other)
     for name in ("status", "step", "params_sha256"):
         if a[name] != b[name]:
-            yield Difference("the end", name, f"{a[name]!r} and {b[name]!r}", 0.0)
-    for split in sorted({*a["evaluation"], *b["evaluation"]}):
-        reports = [files.read_json(run / directory.EVALUATION / f"{split}.json") for run in (one, other)]
-        if reports[0] != reports[1]:
-            yield Difference("the end", f"evaluation.{split}", "the reports differ", 0.0)
+            # By how much parameters differ, their arrays have said.
+            relative = 0.0 if name == "params_sha256" else math.inf
+            yield Difference("the end", name, f"{a[name]!r} and {b[name]!r}", relative)
+    found, wanted = (dict(_flat(x["evaluation"], "evaluation")) for x in (a, b))
+    for name in {**found, **wanted}:
+        x, y = found.get(name), wanted.get(name)
+        if x != y:
+            yield Difference("the end", name, f"{x!r} and {y!r}", _relative(x, y))
+
+
+def _flat(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(tree, Mapping | list):
+        yield path, tree
+        return
+    for name, value in tree.items() if isinstance(tree, Mapping) else enumerate(tree):
+        yield from _flat(value, f"{path}.{name}")

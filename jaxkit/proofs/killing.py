@@ -107,7 +107,7 @@ def _run(command: Sequence[str], folder: Path, top: Path) -> None:
 def _check_ended(code: int, top: Path) -> None:
     if code != 0:
         log = top / LOG
-        raise UsageError(f"the command ended with exit code {code}: {children.last_words(log)} (see {log})")
+        raise UsageError(f"the command ended with exit code {code}: {children.last_words(log)}")
 
 
 def _left(whole: Path, killed: Path) -> list[str]:

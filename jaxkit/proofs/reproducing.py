@@ -2,10 +2,8 @@
 
 import contextlib
 import hashlib
-import json
 import math
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,15 +12,11 @@ from typing import Any, NamedTuple
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.proofs import aiming, children, comparing, worktrees
+from jaxkit.proofs import aiming, children, comparing, environments, worktrees
 from jaxkit.runs import directory, files, record
 
 # Below it, runs that do not agree bit for bit are said to agree within tolerance; the number is said too.
 TOLERANCE = 1e-3
-# What of the environment is set as it was; which of a machine's devices are free is another matter.
-_SET_AS_RECORDED = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64")
-# Whose versions matter first: they make the numbers.
-_FIRST = ("jax", "jaxlib", "numpy", "optax", "flax", "jaxkit", "ml_dtypes", "orbax-checkpoint", "grain")
 
 
 class Reproduction(NamedTuple):
@@ -67,8 +61,8 @@ def reproduce(
     with children.asked_to_stop(), worktrees.room() as top, contextlib.ExitStack() as stack:
         code, notes = _code(stack, run, noted, patch, top)
         experiment = _experiment(noted, code)
-        environment = _environment(noted, code)
-        found = environment_differences(noted, _here(environment, top))
+        environment = environments.recorded(noted, code)
+        found = environments.differences(noted, environments.here(environment, top))
         runs_what = _what(run, noted, patch, experiment, code)
         for line in (runs_what, *notes, *(f"environment: {line}" for line in found)):
             say(line)
@@ -169,49 +163,6 @@ def _experiment(noted: Mapping[str, Any], code: Path) -> Path:
     return path
 
 
-def _environment(noted: Mapping[str, Any], code: Path) -> dict[str, str]:
-    recorded = noted.get("environment", {})
-    made = children.environment(code, *(path for path in [code / "src"] if path.is_dir()))
-    rest = {name: value for name, value in made.items() if name not in _SET_AS_RECORDED}
-    return {**rest, **{name: recorded[name] for name in _SET_AS_RECORDED if name in recorded}}
-
-
-def _here(environment: Mapping[str, str], top: Path) -> dict[str, Any]:
-    """The provenance that a run would note now, asked of a process of its own: devices are not for this one."""
-    script = "import json; from jaxkit.runs import provenance as p; print(json.dumps(p.collect("
-    script += "fingerprint='', seed=0, manifests={})))"
-    done = subprocess.run(
-        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=environment, cwd=top
-    )
-    if done.returncode != 0:
-        last = (done.stderr.strip().splitlines() or ["it says nothing"])[-1]
-        raise UsageError(f"environment: jax does not start with the recorded flags: {last}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def environment_differences(recorded: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """One line for each thing that is not as recorded: versions, Python, devices, driver, flags.
-
-    Example:
-        >>> environment_differences({"packages": {"jax": "0.10.1"}}, {"packages": {"jax": "0.10.2"}})
-        ['jax: recorded 0.10.1, here 0.10.2']
-    """
-    lines = []
-    old, new = recorded.get("packages", {}), here.get("packages", {})
-    changed = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    first = [name for name in (*_FIRST, *sorted({*changed} - {*_FIRST})) if name in changed]
-    said = lambda a, b: f"recorded {a if a is not None else 'none'}, here {b if b is not None else 'none'}"
-    lines += [f"{name}: {said(old.get(name), new.get(name))}" for name in first]
-    for name in ("python", "platform", "devices", "driver"):
-        if name in recorded and recorded[name] != here.get(name):
-            lines.append(f"{name}: {said(recorded[name], here.get(name))}")
-    flags = recorded.get("environment", {}), here.get("environment", {})
-    for name in sorted({*flags[0], *flags[1]}):
-        if "environment" in recorded and flags[0].get(name) != flags[1].get(name):
-            lines.append(f"{name}: {said(flags[0].get(name), flags[1].get(name))}")
-    return lines
-
-
 def _what(run: Path, noted: Mapping[str, Any], patch: bytes, experiment: Path, code: Path) -> str:
     commit, changed = noted.get("git", {}).get("commit"), worktrees.files_of(patch)
     text = f"runs {experiment.relative_to(code)} with {run / directory.CONFIG}"
@@ -247,6 +198,7 @@ def _run(
     """Runs the command to its end, or until it has recorded a step; then it is asked to stop."""
     log = top / "log.txt"
     with children.started(command, log=log, environment=environment, directory=where) as process:
+        worktrees.note_child(top, process.pid)
         asked = False
         while process.poll() is None:
             if until is not None and not asked and aiming.recorded(copy / directory.METRICS) >= until:

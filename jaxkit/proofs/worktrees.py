@@ -2,17 +2,21 @@
 
 import contextlib
 import fcntl
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 from jaxkit.errors import UsageError
 
 PREFIX = "jaxkit-reproduce-"
-_CODE, _LOCK = "code", "lock"
+_CODE, _LOCK, _CHILD = "code", "lock", "child"
 # What Python and tools leave behind is not data that a run could have read.
 _NOT_LINKED = re.compile(r"(^|/)(__pycache__|\.venv[^/]*|[^/]+\.egg-info|\.[a-z]+_cache)/?$|\.pyc$")
 
@@ -82,8 +86,23 @@ def sweep(root: Path) -> None:
             if (code.parent / _LOCK).exists():
                 lock = stack.enter_context((code.parent / _LOCK).open())
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _kill_child(code.parent)
             git(root, "worktree", "remove", "--force", str(code))
             shutil.rmtree(code.parent, ignore_errors=True)
+
+
+def note_child(top: Path, number: int) -> None:
+    """Notes which process works there: should this one be killed, the next reproduction ends that one too."""
+    started = psutil.Process(number).create_time()
+    (top / _CHILD).write_text(f"{number} {started}", encoding="utf-8")
+
+
+def _kill_child(top: Path) -> None:
+    with contextlib.suppress(OSError, ValueError, psutil.Error):
+        number, started = (top / _CHILD).read_text(encoding="utf-8").split()
+        # The number may be another's by now; that one began at another time.
+        if psutil.Process(int(number)).create_time() == float(started):
+            os.killpg(int(number), signal.SIGKILL)
 
 
 def files_of(patch: bytes) -> list[str]:

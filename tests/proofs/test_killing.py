@@ -103,7 +103,7 @@ def test_another_end_is_seen(proof, tmp_path):
     files.write_json(killed / "evaluation/test.json", report)
     found = [str(difference) for difference in comparing.compare(whole, killed).differences]
     assert found[0].startswith("the end: params_sha256: ")
-    assert found[1].startswith("the end: evaluation.test")
+    assert found[1].startswith("the end: evaluation.test.loss: ")
 
 
 def test_a_damaged_checkpoint_is_no_agreement(proof, tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from jaxkit import cli, configs
@@ -162,15 +163,17 @@ def test_flags_and_directories_that_make_no_sense_are_one_line(run, capsys, tmp_
 
 def test_what_a_killed_reproduction_left_behind_is_removed_by_the_next(repository):
     script = (
-        "import sys, time; from pathlib import Path; from jaxkit.proofs import worktrees as w\n"
+        "import subprocess, sys, time; from pathlib import Path; from jaxkit.proofs import worktrees as w\n"
         "with w.room() as top, w.checkout(Path('.'), sys.argv[1], b'', top) as code:\n"
-        "    print(code, flush=True); time.sleep(60)\n"
+        "    child = subprocess.Popen(['sleep', '60'], process_group=0); w.note_child(top, child.pid)\n"
+        "    print(code, child.pid, flush=True); time.sleep(60)\n"
     )
     commit = git(repository, "rev-parse", "HEAD").strip()
     command = [sys.executable, "-c", script, commit]
     environment = children.environment()
     with subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        code = Path(process.stdout.readline().strip())
+        line = process.stdout.readline().split()
+        code, child = Path(line[0]), psutil.Process(int(line[1]))
         try:
             # It lives, so its worktree is left alone; data that git ignores is there.
             worktrees.sweep(repository)
@@ -179,8 +182,11 @@ def test_what_a_killed_reproduction_left_behind_is_removed_by_the_next(repositor
         finally:
             process.kill()
     assert code.exists()
+    assert child.is_running()
     worktrees.sweep(repository)
     assert not code.parent.exists()
+    # Nobody is left to wait for it but the first process of all.
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE or not child.wait(10)
     assert git(repository, "worktree", "list").count("\n") == 1
     assert (repository / "work/data/seed").read_text() == "0"
 
