@@ -173,7 +173,9 @@ def leaves(checkpoint: Path) -> dict[str, np.ndarray]:
             checkpoint.absolute() / "state", args=ocp.args.PyTreeRestore(restore_args=arguments)
         )
     paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    # What is asked for first.
+    return dict(sorted(found.items(), key=lambda item: not item[0].startswith("state.params")))
 
 
 def _ends(one: Path, other: Path) -> Iterator[Difference]:

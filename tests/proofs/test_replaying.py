@@ -1,6 +1,7 @@
 """A run whose loss is no number, or leaps, ends itself; a replay names example, operation and layer."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,7 @@ from jaxkit import cli, configs, data, objectives, updates
 from jaxkit.cli import replaying as printing
 from jaxkit.errors import UsageError
 from jaxkit.proofs import replaying
-from jaxkit.runs import checkpoints, command, directory, loop, record, stopping
+from jaxkit.runs import checkpoints, command, directory, files, loop, record, stopping
 from jaxkit.types import Model, Recipe
 
 # Of 96 examples in batches of 8, one is spoiled: it is in the batch of step 9, and in none before.
@@ -246,6 +247,18 @@ def test_a_spike_needs_a_window_and_a_loss_above_zero():
 def test_a_step_that_is_none_is_refused(diverged, step):
     with pytest.raises(UsageError, match=f"--step: came {step}, wanted 1 to 12"):
         replaying.replay(recipe, diverged, step)
+
+
+def test_how_far_a_replay_is_the_run_is_said(diverged, tmp_path):
+    folder = shutil.copytree(diverged, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    assert list(replaying._notes(config(), folder)) == []
+    on_many = config(layout={"call": "jaxkit.parallel.pmap", "num_devices": 2})
+    noted = files.read_json(folder / directory.PROVENANCE)
+    files.write_json(folder / directory.PROVENANCE, {**noted, "git": {"commit": "0" * 40}})
+    rounding, draws, code = replaying._notes(on_many, folder)
+    assert rounding == "the run was made under jaxkit.parallel.pmap, this is one device: they agree to rounding"
+    assert draws.startswith("random draws (dropout, augmentation)")
+    assert code.startswith(f"the code is not that of the run: commit {'0' * 40}, here ")
 
 
 def test_a_directory_that_is_no_run_is_one_line(tmp_path, capsys):
