@@ -62,6 +62,11 @@ def ledger(
             warned.append(step)
             progress.message(f"warning: step {step}: {bad[0]} is {values[bad[0]]}; is the learning rate too high?")
 
+    def judge(step: int, values: Mapping[str, Any], logs: bool = True) -> None:
+        found = wrong(values.get("loss"), logs)
+        if found is not None:
+            ends.append(stopping.Diverged(step, found))
+
     def flush(keep: int) -> None:
         while len(rows) > (0 if ends else keep):
             write(rows.popleft())
@@ -73,9 +78,8 @@ def ledger(
         interval = summed([interval, *map(on_host, row.metrics)])
         values: dict[str, Any] = {}
         trained, logs = record.values(interval), row.step % config.log_every == 0 or row.step == config.num_steps
-        found = wrong(trained.get("loss"), logs)
-        if found is not None:
-            ends.append(stopping.Diverged(row.step, found))
+        # Also of an interval that goes on: what is wrong must not be saved.
+        judge(row.step, trained, logs)
         if logs:
             values |= trained
             interval = jax.tree.map(np.zeros_like, interval)

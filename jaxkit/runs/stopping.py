@@ -54,11 +54,11 @@ def judge(config: Any, losses: Iterable[Any] = ()) -> Callable[[Any, bool], str 
         # What JSON has no number for is recorded as a string.
         if isinstance(loss, str):
             return f"loss is {loss}" if rule["nonfinite"] else None
-        if loss is None or not recorded:
+        if loss is None or not recorded or rule["spike"] is None:
             return None
         middle = statistics.median(last) if len(last) == WINDOW else 0.0
         last.append(loss)
-        if rule["spike"] is None or middle <= 0 or loss <= rule["spike"] * middle:
+        if middle <= 0 or loss <= rule["spike"] * middle:
             return None
         return f"loss is {loss:.4g}, {loss / middle:.3g} times the median of the {WINDOW} before it"
 
