@@ -13,8 +13,9 @@ from typing import NamedTuple
 from jaxkit.proofs import children
 from jaxkit.runs import checkpoints, directory
 
-# A save takes milliseconds; who aims at one has to look often.
-_SECONDS_BETWEEN_LOOKS = 0.0005
+# Who aims at a save that takes milliseconds has to look often; in a run of hours it takes seconds.
+_SECONDS_BETWEEN_LOOKS = (0.0005, 0.05)
+_LOOKS_IN_A_RUN = 20_000
 _TAIL_BYTES = 2**16
 
 
@@ -115,18 +116,42 @@ def spread(aims: Sequence[Aim], pace: Pace) -> list[Aim]:
     return [aim._replace(progress=part, by=last) for aim, part, last in zip(aims, progress, by)]
 
 
+class _Sight(NamedTuple):
+    """What is seen of a process from outside, in its run directory.
+
+    resumed: the step that it goes on from
+    reached: () -> the newest step that it has recorded or saved
+    saving, deleting: () -> whether a checkpoint is under way, or on its way out
+    """
+
+    resumed: int
+    reached: Callable[[], int]
+    saving: Callable[[], bool]
+    deleting: Callable[[], bool]
+
+
+def _sight(folder: Path) -> _Sight:
+    """The sight of a process that has just been started."""
+    metrics = folder / directory.METRICS
+    unfinished, record = _unfinished(folder), _signature(metrics)
+    fresh = lambda: _unfinished(folder) - unfinished
+    return _Sight(
+        resumed=_resumes(folder),
+        # Until it goes on from its checkpoint, the record still has the rows that the process before it lost.
+        reached=lambda: max(_resumes(folder), recorded(metrics) if _signature(metrics) != record else 0),
+        saving=lambda: any(step > _resumes(folder) for step, _ in fresh()),
+        deleting=lambda: any(step < _resumes(folder) for step, _ in fresh()),
+    )
+
+
 def shoot(process: subprocess.Popen, folder: Path, aim: Aim, pace: Pace) -> Kill | None:
     """Waits for the moment that is aimed at and kills the process; None where it ended before."""
-    began, metrics = time.monotonic(), folder / directory.METRICS
-    unfinished, resumed, record = _unfinished(folder), _resumes(folder), _signature(metrics)
-    fresh = lambda: _unfinished(folder) - unfinished
-    # Until it goes on from its checkpoint, the record still has the rows that the process before it lost.
-    reached = lambda: max(_resumes(folder), recorded(metrics) if _signature(metrics) != record else 0)
-    far_enough = lambda: reached() >= aim.progress * pace.num_steps and reached() > resumed
-    too_far = lambda: reached() >= aim.by * pace.num_steps and reached() > resumed
+    began, sight = time.monotonic(), _sight(folder)
+    _, reached, saving, deleting = sight
+    moved = lambda: reached() > sight.resumed
+    far_enough = lambda: reached() >= aim.progress * pace.num_steps and moved()
+    too_far = lambda: reached() >= aim.by * pace.num_steps and moved()
     # What to wait for, one after the other, and for how long afterwards at most.
-    saving = lambda: any(step > _resumes(folder) for step, _ in fresh())
-    deleting = lambda: any(step < _resumes(folder) for step, _ in fresh())
     waits: dict[str, tuple[list[Callable[[], bool]], float]] = {
         "start-up": ([], pace.to_first_step),
         "anywhere": ([], pace.total),
@@ -135,26 +160,22 @@ def shoot(process: subprocess.Popen, folder: Path, aim: Aim, pace: Pace) -> Kill
         "deletion": ([far_enough, saving, deleting], 0.0),
     }
     conditions, longest = waits[aim.at]
+    pause = min(max(pace.total / _LOOKS_IN_A_RUN, _SECONDS_BETWEEN_LOOKS[0]), _SECONDS_BETWEEN_LOOKS[1])
     # A deletion is over in no time: who waits for one does not sleep.
-    pauses = {far_enough: _SECONDS_BETWEEN_LOOKS, saving: _SECONDS_BETWEEN_LOOKS, deleting: 0.0}
-    alive = all(_wait(process, met, too_far, pause=pauses[met]) for met in conditions)
+    alive = all(_wait(process, 0.0 if met is deleting else pause, met, too_far) for met in conditions)
     until = time.monotonic() + aim.delay * longest
-    started = lambda: aim.at == "start-up" and reached() > resumed
-    if not alive or not _wait(process, lambda: time.monotonic() >= until, started, too_far):
+    started = lambda: aim.at == "start-up" and moved()
+    if not alive or not _wait(process, pause, lambda: time.monotonic() >= until, started, too_far):
         return None
     seconds = time.monotonic() - began
     children.kill(process)
     if process.returncode != -signal.SIGKILL:
         return None
-    phase = "steps" if reached() > resumed else "start-up"
-    for step, _ in fresh():
-        phase = "save" if step > _resumes(folder) else "deletion"
+    phase = "save" if saving() else "deletion" if deleting() else "steps" if moved() else "start-up"
     return Kill(aim.at, seconds, phase, reached(), _resumes(folder))
 
 
-def _wait(
-    process: subprocess.Popen, *conditions: Callable[[], bool], pause: float = _SECONDS_BETWEEN_LOOKS
-) -> bool:
+def _wait(process: subprocess.Popen, pause: float, *conditions: Callable[[], bool]) -> bool:
     """Whether one of the conditions came true before the process ended."""
     while process.poll() is None:
         if any(met() for met in conditions):

@@ -50,12 +50,7 @@ def prove(
     Raises:
         UsageError: the command does not work uninterrupted, or the directory holds something else.
     """
-    if kills < 1:
-        raise UsageError(f"--kills: came {kills}, wanted at least 1")
-    for name in (WHOLE, "killed-1"):
-        if (top / name).exists():
-            raise UsageError(f"workdir: {top} holds a proof already ({name}); choose another with --workdir=DIR")
-    top.mkdir(parents=True, exist_ok=True)
+    _check(kills, top)
     whole = top / WHOLE
     with children.asked_to_stop():
         _run(command, whole, top)
@@ -80,6 +75,15 @@ def prove(
                 break
             aims = aims[: len(done)] + aiming.spread(aims[len(done) :], pace)
     return Proof(tuple(done), rounds, comparison, differences)
+
+
+def _check(kills: int, top: Path) -> None:
+    if kills < 1:
+        raise UsageError(f"--kills: came {kills}, wanted at least 1")
+    for name in (WHOLE, "killed-1"):
+        if (top / name).exists():
+            raise UsageError(f"workdir: {top} holds a proof already ({name}); choose another with --workdir=DIR")
+    top.mkdir(parents=True, exist_ok=True)
 
 
 def _killed(command: Sequence[str], folder: Path, aims: Sequence[Aim], pace: aiming.Pace, top: Path):

@@ -61,14 +61,9 @@ def replay(
         UsageError: no run, other data than it had, an experiment that makes another state.
     """
     config = directory.read_config(run)
-    configs.check_calls(config, allow=(*configs.ALLOWED, *allow))
     if not 1 <= step <= config.num_steps:
         raise UsageError(f"--step: came {step}, wanted 1 to {config.num_steps}, the steps of this run")
-    # Whatever the layout, the step is made on one device.
-    alone = configs.replace(config, {"layout": {"call": "jaxkit.parallel.jit"}})
-    built = command.compose(recipe, alone)
-    examples = built.data["train"].open()
-    provenance.check_same_data(run, {"train": examples.manifest})
+    built, examples = _built(recipe, run, config, allow)
     abstract = plan(built, batch_size=config.batch_size).state
     say(f"{len(jax.tree.leaves(abstract.params))} arrays of parameters, {examples.size:,} examples")
     start, state, key = _start(built, config, run, abstract, step)
@@ -81,15 +76,27 @@ def replay(
     indices = stream.indices(now.number - 1)
     findings = dissecting.take_apart(built.update, batch_of(now), earlier, indices)
     return Replay(
-        step=now.number,
-        start=start,
-        examples=tuple(indices.tolist()),
+        now.number,
+        start,
+        tuple(indices.tolist()),
         notes=tuple(_notes(config, run)),
         values=record.values(found),
         recorded=recorded,
         replayed=replayed,
         findings=findings,
     )
+
+
+def _built(
+    recipe: Callable[[configs.Frozen], Recipe], run: Path, config: configs.Frozen, allow: Sequence[str]
+) -> tuple[Recipe, Examples]:
+    """The experiment, on one device whatever its layout, and its data, after a look that they are the run's."""
+    configs.check_calls(config, allow=(*configs.ALLOWED, *allow))
+    alone = configs.replace(config, {"layout": {"call": "jaxkit.parallel.jit"}})
+    built = command.compose(recipe, alone)
+    examples = built.data["train"].open()
+    provenance.check_same_data(run, {"train": examples.manifest})
+    return built, examples
 
 
 def _start(built: Recipe, config: Any, run: Path, abstract: State, step: int) -> tuple[int, State, Key]:
@@ -168,8 +175,8 @@ def _losses(run: Path, sums: Mapping[int, Any], start: int, step: int) -> tuple[
 def _notes(config: Any, run: Path) -> Iterator[str]:
     """How far the replay is the run."""
     layout = config.layout.get("call", "a layout of its own")
-    if layout != "jaxkit.parallel.jit":
-        yield f"the run was made under {layout}, this is one device: they agree to rounding"
+    if configs.differences(config.layout, {"call": "jaxkit.parallel.jit"}):
+        yield f"the run was made under {layout}, this is a plain jit on one device: they agree to rounding"
     if layout in ("jaxkit.parallel.pmap", "jaxkit.parallel.exact"):
         yield "random draws (dropout, augmentation) are made for each device there, and are others here"
     noted = files.read_json(run / directory.PROVENANCE) or {}

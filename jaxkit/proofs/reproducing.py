@@ -69,14 +69,9 @@ def reproduce(
         copy = keep or top / "run"
         _prepare(copy, run, noted)
         (top / "config.py").write_text(_as_python(config), encoding="utf-8")
-        command = [
-            sys.executable,
-            str(experiment),
-            f"--config={top / 'config.py'}",
-            f"--workdir={copy.absolute()}",
-        ]
-        where = code / noted.get("git", {}).get("directory", "") if noted.get("git") else code
-        _run(command, copy, where, environment, top, until=None if upto is None else upto)
+        flags = [f"--config={top / 'config.py'}", f"--workdir={copy.absolute()}"]
+        where = code / noted.get("git", {}).get("directory", "")
+        _run([sys.executable, str(experiment), *flags], copy, where, environment, top, until=upto)
         comparison = comparing.compare(run, copy, upto=upto)
     return Reproduction(runs_what, tuple(found), tuple(notes), comparison, verdict(comparison))
 
@@ -154,18 +149,23 @@ def _code(
 
 
 def _experiment(noted: Mapping[str, Any], code: Path) -> Path:
-    name = noted.get("experiment") or noted["command"][1]
+    """The experiment's file and the directory that it was started in are of the code, and nowhere else."""
+    name, started_in = noted.get("experiment") or noted["command"][1], noted.get("git", {}).get("directory", "")
+    inside = all((code / part).resolve().is_relative_to(code.resolve()) for part in (name, started_in))
     path = code / name
-    if not path.is_file() or path.suffix != ".py":
+    if not path.is_file() or path.suffix != ".py" or not (inside or not noted.get("git")):
         raise UsageError(
             f"experiment: {name} is no file of the recorded code; it was not started from its own file"
         )
+    if not (code / started_in).is_dir():
+        raise UsageError(f"experiment: was started in {started_in}, which the recorded code does not have")
     return path
 
 
 def _what(run: Path, noted: Mapping[str, Any], patch: bytes, experiment: Path, code: Path) -> str:
     commit, changed = noted.get("git", {}).get("commit"), worktrees.files_of(patch)
-    text = f"runs {experiment.relative_to(code)} with {run / directory.CONFIG}"
+    name = experiment.relative_to(code) if experiment.is_relative_to(code) else experiment
+    text = f"runs {name} with {run / directory.CONFIG}"
     text += f", code of commit {commit[:12]}" if commit else ", code as it is here"
     if commit and changed:
         shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")

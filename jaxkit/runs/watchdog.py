@@ -43,10 +43,32 @@ def watching() -> Iterator[Watch]:
     if seconds is None:
         yield Watch(lambda step: None, lambda count: None, lambda: None)
         return
-    # Replaced whole, so that the thread below never sees half of a change: since when, after which step.
+    watch, stands = _watch()
+    ended = threading.Event()
+
+    def looks() -> None:
+        while not ended.wait(min(1.0, seconds / 4)):
+            # Should Python itself be held, this thread cannot look; then faulthandler ends the process, with 1.
+            faulthandler.dump_traceback_later(2 * seconds + 60, exit=True)
+            now = stands()
+            if now is not None and time.monotonic() - now[0] > seconds:
+                _end(seconds, now[1])
+
+    thread = threading.Thread(target=looks, daemon=True)
+    thread.start()
+    try:
+        yield watch
+    finally:
+        ended.set()
+        thread.join()
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _watch() -> tuple[Watch, Callable[[], tuple[float, int] | None]]:
+    """What the loop tells, and () -> (since when, after which step) where a step is timed."""
+    # Replaced whole, so that another thread never sees half of a change.
     stands: tuple[float, int] | None = None
     lengths: set[int] = set()
-    ended = threading.Event()
 
     def begins(step: int) -> None:
         nonlocal stands
@@ -62,22 +84,7 @@ def watching() -> Iterator[Watch]:
         nonlocal stands
         stands = None
 
-    def watch() -> None:
-        while not ended.wait(min(1.0, seconds / 4)):
-            # Should Python itself be held, this thread cannot look; then faulthandler ends the process, with 1.
-            faulthandler.dump_traceback_later(2 * seconds + 60, exit=True)
-            now = stands
-            if now is not None and time.monotonic() - now[0] > seconds:
-                _end(seconds, now[1])
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield Watch(begins, calls, rests)
-    finally:
-        ended.set()
-        thread.join()
-        faulthandler.cancel_dump_traceback_later()
+    return Watch(begins, calls, rests), lambda: stands
 
 
 def _end(seconds: float, step: int) -> None:

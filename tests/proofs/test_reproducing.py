@@ -131,6 +131,8 @@ def test_a_config_that_calls_elsewhere_is_refused(run, capsys):
 CHANGES = {
     "no such commit": ({"git": {"commit": "0" * 40}}, "has no commit 0000"),
     "a flag for a commit": ({"git": {"commit": "--upload-pack=x"}}, "has no commit --upload-pack=x"),
+    "a file elsewhere": ({"experiment": "/etc/../tmp/x.py"}, "x.py is no file of the recorded code"),
+    "a directory elsewhere": ({"git": {"directory": "../.."}}, "is no file of the recorded code"),
     "no experiment": ({"experiment": "elsewhere.py"}, "experiment: elsewhere.py is no file of the recorded code"),
 }
 
