@@ -1,6 +1,7 @@
 # make train   install what is pinned, train on the digits
 # make test    all that CI runs; PYTHON=python3.12 for another interpreter
 # make check   the quick part: format, lint, types, tests that are not slow
+# make crash   50 times kill -9 at random moments over an MLP with all that a kill could spoil; the same bits, or not
 # make bench   the benchmarks; what is not installed they say and leave out
 # make peers   install what benchmarks/peers.py compares with, each in an environment of its own (8 GB)
 # make lock    write requirements.lock anew
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -q
 
-.PHONY: train test test-core check bench peers lock format
+.PHONY: train test test-core check crash bench peers lock format
 
 train: $(INSTALLED)
 	@$(BIN)/python experiments/image_classification.py --config=configs/digits.py
@@ -35,6 +36,9 @@ check: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+crash: $(INSTALLED)
+	$(BIN)/jaxkit verify-resume tests/proofs/crash.py --config=tests/proofs/crash_config.py --kills=50
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loop.py

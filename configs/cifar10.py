@@ -61,6 +61,8 @@ def get_config(arg=""):
         "microbatches": 1,
         "layout": LAYOUTS[choice.layout],
         "writers": (),
+        # A run ends at a loss that is no number; with a number for "spike", also at one so many times the usual.
+        "stop_on": {"nonfinite": True, "spike": None},
         "picture": True,
         "steps_per_call": None,
     }

@@ -59,6 +59,8 @@ def get_config(arg=""):
         "microbatches": 1,
         "layout": {"call": "jaxkit.parallel.jit"},
         "writers": (),
+        # A run ends at a loss that is no number; with a number for "spike", also at one so many times the usual.
+        "stop_on": {"nonfinite": True, "spike": None},
         "picture": True,
         # None: chosen by the backend and by what is in the step.
         "steps_per_call": None,

@@ -93,5 +93,7 @@ def get_config(arg=""):
         },
         "layout": LAYOUTS[choice.layout],
         "writers": (),
+        # A run ends at a loss that is no number; with a number for "spike", also at one so many times the usual.
+        "stop_on": {"nonfinite": True, "spike": None},
         "steps_per_call": None,
     }

@@ -90,5 +90,7 @@ def get_config(arg=""):
         "samples": {"prompts": ("import",), "num_tokens": 128, "temperature": 0.8, "top_p": 0.95},
         "layout": LAYOUTS[choice.layout],
         "writers": (),
+        # A run ends at a loss that is no number; with a number for "spike", also at one so many times the usual.
+        "stop_on": {"nonfinite": True, "spike": None},
         "steps_per_call": None,
     }

@@ -16,6 +16,7 @@ LAYERS = (
     ("models", "language", "objectives", "updates", "parallel", "sampling"),
     ("costs", "recipe", "data", "writers"),
     ("runs",),
+    ("proofs",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

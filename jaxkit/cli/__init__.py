@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxkit import __version__, configs
-from jaxkit.cli import listing, pinning, planning, syncing
+from jaxkit.cli import listing, pinning, planning, proving, syncing
 from jaxkit.errors import UsageError
 
 
@@ -79,4 +79,5 @@ def _parser() -> argparse.ArgumentParser:
     sync.add_argument(
         "--allow", action="append", default=[], metavar="MODULE", help="a module of your own that has a writer"
     )
+    proving.add(verb)
     return parser

@@ -5,6 +5,7 @@ in this package imports jax: the functions that a config names bring it.
 """
 
 from jaxkit.configs.building import ALLOWED, build
+from jaxkit.configs.calls import check_calls
 from jaxkit.configs.fields import check_fields
 from jaxkit.configs.frozen import Frozen, fingerprint, freeze, from_json, thaw, to_json
 from jaxkit.configs.paths import MISSING, Difference, differences, override, replace
@@ -16,6 +17,7 @@ __all__ = [
     "Difference",
     "Frozen",
     "build",
+    "check_calls",
     "check_fields",
     "differences",
     "fingerprint",

@@ -1,4 +1,4 @@
-"""The fields that every config has."""
+"""The fields that every config has, and those that it may have."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -42,6 +42,20 @@ _FIELDS = {
 }
 
 
+def _is_stop_rule(value: Any) -> bool:
+    if not isinstance(value, Frozen) or set(value) - {"nonfinite", "spike"}:
+        return False
+    spike = value.get("spike")
+    number = isinstance(spike, int | float) and type(spike) is not bool and spike > 1
+    return type(value.get("nonfinite", True)) is bool and (spike is None or number)
+
+
+# What a config may have; where it has not, what holds is said by who reads it.
+_OPTIONAL = {
+    "stop_on": _Field('{"nonfinite": True or False, "spike": None or a number above 1}', _is_stop_rule),
+}
+
+
 def check_fields(config: Any) -> Frozen:
     """The config, frozen, after a look that it has the fields of every config, each of its type.
 
@@ -61,5 +75,8 @@ def check_fields(config: Any) -> Frozen:
             near = near.replace("did you mean", "is it the").replace("?", " there?")
             raise UsageError(f"{where} has no {name!r}{near} Every config has: {', '.join(_FIELDS)}")
         if not field.fits(config[name]):
+            raise UsageError(f"{where}.{name}: came {thaw(config[name])!r}, wanted {field.wanted}")
+    for name, field in _OPTIONAL.items():
+        if name in config and not field.fits(config[name]):
             raise UsageError(f"{where}.{name}: came {thaw(config[name])!r}, wanted {field.wanted}")
     return config

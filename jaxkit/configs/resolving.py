@@ -8,6 +8,10 @@ from typing import Any
 from jaxkit.errors import UsageError, did_you_mean
 
 
+class Outside(UsageError):
+    """A name outside of what may be called."""
+
+
 def resolve(name: Any, *, where: str, allow: Sequence[str] | None = None) -> Callable[..., Any]:
     """The function (or class) of that name, "jaxkit.models.cnn", from any module that Python can import.
 
@@ -24,7 +28,7 @@ def resolve(name: Any, *, where: str, allow: Sequence[str] | None = None) -> Cal
             f"{where}: came {name!r}, wanted the dotted name of a function, such as 'jaxkit.models.cnn'"
         )
     if allow is not None and not (_within(name, allow) and not any(part.startswith("_") for part in parts)):
-        raise UsageError(_outside(name, where, allow))
+        raise Outside(_outside(name, where, allow))
     found = _module(parts[0], name, where)
     if found is None:
         import sys  # for the nearest name only
@@ -88,7 +92,7 @@ def _check_real(found: Any, name: str, where: str, allow: Sequence[str] | None, 
     real = real or type(found).__module__
     private = "._" in real and real.split(".")[0] in {prefix.split(".")[0] for prefix in allow}
     if not (_within(real, allow) or private):
-        raise UsageError(_outside(f"{name} ({real})", where, allow))
+        raise Outside(_outside(f"{name} ({real})", where, allow))
 
 
 def _parents(allow: Sequence[str]) -> set[str]:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.runs import distributed, flags, process
-from jaxkit.runs.peers import OK, TRY_AGAIN, USAGE
+from jaxkit.runs.peers import FAILED, OK, TRY_AGAIN, USAGE
 
 
 def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = None) -> NoReturn:
@@ -106,7 +106,7 @@ def run(
     """
     from rich.console import Console
 
-    from jaxkit.runs import checkpoints, cursors, directory, memory, results, tracking
+    from jaxkit.runs import checkpoints, cursors, directory, memory, results, stopping, tracking
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
@@ -149,6 +149,9 @@ def run(
                     code = _train(built, config, planned, examples, folder, console, finish, fingerprint, worker)
             else:
                 code = _follow(built, config, planned, examples, folder, console, worker)
+        except stopping.Diverged as error:
+            # All processes see the same numbers; the one that leads says so.
+            code = results.diverged(console, folder, error) if worker.leads else FAILED
         except BaseException as error:
             worker.doubts(error)
             with contextlib.suppress(OSError):
@@ -208,7 +211,8 @@ def _train(
         )
     )
 
-    with process.signals() as stopped:
+    with contextlib.ExitStack() as ending, process.signals() as stopped:
+        ending.callback(noting)
         outcome = loop.train(
             recipe,
             config,
@@ -219,7 +223,6 @@ def _train(
             stopped=stopped.is_set,
             worker=worker,
         )
-    noting()
     began = process.started_at()
     timing = {**outcome.timing, "to_first_step": outcome.first_step_at - began, "total": time.time() - began}
     done = {

@@ -22,9 +22,10 @@ usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config
                          the same, started by hand: where process 0 is, how many there are, which this one is
   --debug                show tracebacks for mistakes too
 
-exit codes: 0 done, 2 a mistake that the message explains, 75 interrupted (start again to resume), 1 other,
-76 another process is dead or stuck (start all again to resume). A process counts as stuck after
-JAXKIT_PEER_SECONDS (20); the start waits for all for JAXKIT_JOIN_SECONDS (300).
+exit codes: 0 done, 2 a mistake that the message explains, 75 interrupted (start again to resume), 1 other (also
+a loss that is not finite), 77 a step took longer than JAXKIT_STEP_SECONDS (not set: no limit), 76 another process
+is dead or stuck (start all again to resume). A process counts as stuck after JAXKIT_PEER_SECONDS (20); the start
+waits for all for JAXKIT_JOIN_SECONDS (300); who is asked to stop saves within JAXKIT_STOP_SECONDS (no limit).
 """
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jaxkit.means import add
-from jaxkit.runs import record
+from jaxkit.runs import record, stopping
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Metrics
 
@@ -35,7 +35,8 @@ class Ledger(NamedTuple):
     """Takes rows as they come from the devices, and writes them when they are there.
 
     add:         (row) -> None
-    flush:       (keep) -> None; fetches and writes all but the newest `keep` rows
+    flush:       (keep) -> None; fetches and writes all but the newest `keep` rows; raises `stopping.Diverged` once
+                 all are written, where one says that the run must end
     interval:    () -> the sum of the metrics since the last row that has them, on the host
     evaluations: the newest evaluation of each split
     """
@@ -46,11 +47,21 @@ class Ledger(NamedTuple):
     evaluations: Mapping[str, Metrics]
 
 
-def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval: Metrics) -> Ledger:
-    """A ledger that goes on from the metrics of an interval that was under way: `interval`, on the host."""
+def ledger(
+    config: Any,
+    recorder: record.Recorder,
+    progress: Progress,
+    interval: Metrics,
+    wrong: Callable[[Any, bool], str | None] = lambda loss, recorded: None,
+) -> Ledger:
+    """A ledger that goes on from the metrics of an interval that was under way: `interval`, on the host.
+
+    `wrong` judges each loss, as `stopping.judge` makes it.
+    """
     rows: collections.deque[Row] = collections.deque()
     evaluations: dict[str, Metrics] = {}
     warned: list[int] = []
+    ends: list[stopping.Diverged] = []
 
     def warn_once(step: int, values: Mapping[str, Any]) -> None:
         bad = [name for name, value in values.items() if isinstance(value, str)]
@@ -58,9 +69,16 @@ def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval:
             warned.append(step)
             progress.message(f"warning: step {step}: {bad[0]} is {values[bad[0]]}; is the learning rate too high?")
 
+    def judge(step: int, values: Mapping[str, Any], logs: bool = True) -> None:
+        found = wrong(values.get("loss"), logs)
+        if found is not None:
+            ends.append(stopping.Diverged(step, found))
+
     def flush(keep: int) -> None:
-        while len(rows) > keep:
+        while len(rows) > (0 if ends else keep):
             write(rows.popleft())
+        if ends:
+            raise ends[0]
 
     def write_within(steps: Steps, end: int) -> None:
         """The rows of the steps before `end`, at which the interval goes on."""
@@ -68,15 +86,16 @@ def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval:
         leaves, tree = jax.tree.flatten(on_host(steps.metrics))
         folds = np.asarray(steps.parameters).tolist()
         numbers = range(steps.start + 1, steps.start + len(folds) + 1)
-        ends = [n for n, step in enumerate(numbers) if step % config.log_every == 0 and step < end]
-        sums = [np.add.reduceat(leaf, [0, *(n + 1 for n in ends)], axis=0) for leaf in leaves]
-        for index in range(len(ends) + 1):
+        last_of = [n for n, step in enumerate(numbers) if step % config.log_every == 0 and step < end]
+        sums = [np.add.reduceat(leaf, [0, *(n + 1 for n in last_of)], axis=0) for leaf in leaves]
+        for index in range(len(last_of) + 1):
             part = jax.tree.unflatten(tree, [leaf[index] for leaf in sums])
             interval = part if index else add(interval, part)
-            if index < len(ends):
+            if index < len(last_of):
                 values = record.values(interval)
-                recorder.append(numbers[ends[index]], values, folds[ends[index]], {}, more=True)
-                warn_once(numbers[ends[index]], values)
+                recorder.append(numbers[last_of[index]], values, folds[last_of[index]], {}, more=True)
+                warn_once(numbers[last_of[index]], values)
+                judge(numbers[last_of[index]], values)
         interval = jax.tree.map(np.asarray, interval)
 
     def write(row: Row) -> None:
@@ -87,8 +106,11 @@ def ledger(config: Any, recorder: record.Recorder, progress: Progress, interval:
             else:
                 interval = add(interval, on_host(part))
         values: dict[str, Any] = {}
-        if row.step % config.log_every == 0 or row.step == config.num_steps:
-            values |= record.values(interval)
+        trained, logs = record.values(interval), row.step % config.log_every == 0 or row.step == config.num_steps
+        # Also of an interval that goes on: what is wrong must not be saved.
+        judge(row.step, trained, logs)
+        if logs:
+            values |= trained
             interval = jax.tree.map(np.zeros_like, interval)
         for split, parts in row.evaluations.items():
             evaluations[split] = summed([on_host(part) for part in parts])

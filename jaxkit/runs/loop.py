@@ -28,8 +28,10 @@ from jaxkit.runs import (
     record,
     retraces,
     saving,
+    stopping,
     timing,
     together,
+    watchdog,
 )
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Examples, Key, Layout, Metrics, Recipe, State
@@ -69,6 +71,7 @@ def train(
 
     Raises:
         OSError: the run directory cannot be written.
+        Diverged: the loss or the parameters say that the run must end; the record has what is known.
     """
     layout, form, last = recipe.layout, feeding.choose_form(recipe, plan, config), config.num_steps
     warnings: list[str] = []
@@ -99,16 +102,20 @@ def train(
     with (
         contextlib.closing(show(saved_at)) as progress,
         contextlib.closing(_recorder(workdir, saved_at)) as recorder,
+        watchdog.watching() as watch,
+        saving.finished(saver),
     ):
         for warning in warnings:
             progress.message(f"warning: {warning}")
-        rows = ledger.ledger(config, recorder, progress, interval)
+        rows = ledger.ledger(config, recorder, progress, interval, _judge(config, workdir, saved_at))
         timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Any]()
         step, stops = saved_at, False
         guard.placed("state", state)
         while step < last and not stops:
+            watch.begins(step)
             count, batch = timer.waiting(lambda: next(calls))
             worker.beat(step + count, count)
+            watch.calls(count)
             state, metrics = update(state, batch, key)
             step += count
             since.append(ledger.Steps(step - count, *metrics) if form.records else metrics)  # type: ignore[arg-type]
@@ -129,6 +136,7 @@ def train(
             speed = timer.speed(step)
             if evaluates or saves:
                 worker.rest()
+                watch.rests()
             with timer.pause() if evaluates or saves else contextlib.nullcontext():
                 found = evaluate(state) if evaluates else {}
                 rows.add(ledger.Row(step, since, fold(state.params), found, speed))
@@ -137,6 +145,7 @@ def train(
                 since = []
                 rows.flush(0 if saves else 1)
                 if saves:
+                    stopping.check(state.params, step, config)
                     recorder.sync()
                     saved = {"state": state, "interval": rows.interval()}
                     saver.save(step, saved, recorder.digest())
@@ -199,6 +208,13 @@ def _compile(update: Any, layout: Layout, state: State, call: tuple[int, Any] | 
         place = lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
         arguments = tuple(jax.tree.map(place, tree, layout.shardings(tree)) for tree in arguments)
     update.lower(arguments[0], call[1], arguments[1]).compile()
+
+
+def _judge(config: Any, workdir: Path, saved_at: int) -> Callable[[Any, bool], str | None]:
+    """What judges the losses; a spike is one beside those before it, so a resumed run reads them again."""
+    looks_back = stopping.rules(config)["spike"] is not None and saved_at > 0
+    rows = record.read(workdir / directory.METRICS) if looks_back else []
+    return stopping.judge(config, [row["loss"] for row in rows if "loss" in row and row["step"] <= saved_at])
 
 
 def _recorder(workdir: Path, saved_at: int) -> record.Recorder:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-OK, FAILED, USAGE, TRY_AGAIN, LOST = 0, 1, 2, 75, 76
+OK, FAILED, USAGE, TRY_AGAIN, LOST, STUCK = 0, 1, 2, 75, 76, 77
 
 # A peer's death makes others fail in the same moment: the cause is looked for before a failure is believed.
 SECONDS_OF_DOUBT = 2.0

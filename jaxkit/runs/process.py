@@ -9,6 +9,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from jaxkit.errors import UsageError
+from jaxkit.runs.peers import TRY_AGAIN
+
+STOP_SECONDS = "JAXKIT_STOP_SECONDS"
+
 
 def cache_programs() -> None:
     """Compiled programs are kept between processes, under the user's cache directory."""
@@ -22,12 +27,23 @@ def cache_programs() -> None:
 
 @contextlib.contextmanager
 def signals() -> Iterator[threading.Event]:
-    """SIGTERM, SIGHUP and Ctrl-C ask the loop to stop after the step it is in; a second Ctrl-C does not ask."""
-    stopped = threading.Event()
+    """SIGTERM, SIGHUP and Ctrl-C ask the loop to stop after the step it is in; a second Ctrl-C does not ask.
+
+    Where JAXKIT_STOP_SECONDS sets a time and the loop has not stopped and saved by then, the process ends without:
+    the checkpoint before is whole.
+
+    Raises:
+        UsageError: what it is set to is no number of seconds.
+    """
+    stopped, limit, timers = threading.Event(), seconds_of(STOP_SECONDS), list[threading.Timer]()
 
     def stop(number, frame):
         if stopped.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if limit is not None and not timers:
+            timers.append(threading.Timer(limit, _give_up, [limit]))
+            timers[0].daemon = True
+            timers[0].start()
         stopped.set()
 
     if threading.current_thread() is not threading.main_thread():
@@ -40,8 +56,39 @@ def signals() -> Iterator[threading.Event]:
     try:
         yield stopped
     finally:
+        for timer in timers:
+            timer.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def seconds_of(name: str) -> float | None:
+    """The number of seconds that an environment variable says, None where it is not set.
+
+    Raises:
+        UsageError: it says something else.
+
+    Example:
+        >>> seconds_of("JAXKIT_THERE_IS_NO_SUCH_TIME")
+    """
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise UsageError(f"{name}: came {text!r}, wanted a number of seconds above 0")
+    return seconds
+
+
+def _give_up(seconds: float) -> None:
+    text = (
+        f"error: was asked to stop, and has not saved in {seconds:g} s ({STOP_SECONDS}); the same command goes on"
+    )
+    print(f"{text} from the checkpoint before", file=sys.stderr, flush=True)
+    os._exit(TRY_AGAIN)
 
 
 def in_background(function: Callable[[], None]) -> Callable[[], None]:

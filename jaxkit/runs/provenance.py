@@ -1,6 +1,7 @@
 """Where a run comes from: code, versions, devices, data, command."""
 
 import fnmatch
+import hashlib
 import os
 import platform
 import re
@@ -39,6 +40,7 @@ def collect(*, fingerprint: str, seed: int, manifests: Mapping[str, Any]) -> dic
     return {
         "fingerprint": fingerprint,
         "command": [Path(sys.executable).name, *sys.argv],
+        "experiment": experiment(Path(sys.argv[0])),
         "seed": seed,
         "git": git_state(Path.cwd()),
         "python": platform.python_version(),
@@ -60,6 +62,7 @@ def note(folder: Path, noted: Mapping[str, Any]) -> None:
         OSError: it cannot be written.
     """
     text = patch(Path.cwd(), leave_out=folder)
+    noted = {**noted, "patch": {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}}
     before = files.read_json(folder / directory.PROVENANCE) or {}
     begun = "fingerprint" in before
     resumed = [*before.get("resumed", []), noted] if begun else []
@@ -101,11 +104,25 @@ def packages() -> dict[str, str]:
 
 
 def git_state(directory: Path) -> dict[str, Any]:
-    """The commit that the working tree stands on, and whether the tree differs from it; {} without git."""
+    """The commit that the working tree stands on, whether the tree differs from it, and where in it this is.
+
+    {} without git.
+    """
     commit = _git(directory, "rev-parse", "HEAD")
     if commit is None:
         return {}
-    return {"commit": commit.decode().strip(), "dirty": bool(_git(directory, "status", "--porcelain"))}
+    return {
+        "commit": commit.decode().strip(),
+        "dirty": bool(_git(directory, "status", "--porcelain")),
+        "directory": (_git(directory, "rev-parse", "--show-prefix") or b"").decode().strip(),
+    }
+
+
+def experiment(path: Path) -> str:
+    """The file that was started, as its place in its repository; its whole path where it is in none."""
+    top = _git(path.absolute().parent, "rev-parse", "--show-toplevel")
+    whole, root = path.resolve(), Path(top.decode().strip()).resolve() if top else None
+    return str(whole.relative_to(root) if root and whole.is_relative_to(root) else whole)
 
 
 def patch(directory: Path, *, leave_out: Path) -> bytes:

@@ -1,9 +1,12 @@
 """What a finished run came to, as its command prints it."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 from jaxkit.runs import assets, directory
+from jaxkit.runs.peers import FAILED
+from jaxkit.runs.stopping import Diverged
 
 
 def show(console: Any, folder: Path) -> None:
@@ -39,3 +42,16 @@ def show(console: Any, folder: Path) -> None:
     if (folder / "picture.png").exists():
         console.print(f"picture: {folder / 'picture.png'}", soft_wrap=True)
     console.print(str(folder), soft_wrap=True)
+
+
+def diverged(console: Any, folder: Path, error: Diverged) -> int:
+    """Says why a run ended itself, and returns its exit code; what it saved before is good to go on from."""
+    directory.set_status(folder, status="failed", step=error.step, stopped=str(error))
+    console.print(str(folder), soft_wrap=True)
+    sys.stdout.flush()
+    print(
+        f"error: {error}; `jaxkit replay {folder} --step {error.step}` names what made it;"
+        " config.stop_on says whether a run goes on regardless",
+        file=sys.stderr,
+    )
+    return FAILED

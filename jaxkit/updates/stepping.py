@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxkit import random
 from jaxkit.means import Mean
@@ -33,7 +34,7 @@ def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Updat
 
     def update(state: State, batch, key):
         summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
-        return _apply(optimizer, state, summed.compute(), extra), metrics
+        return _apply(optimizer, state, _named(summed.compute()), extra), metrics
 
     return update
 
@@ -58,7 +59,7 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
 
     def update(state: State, batch, key):
         summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
-        mean = summed.compute()
+        mean = _named(summed.compute())
         # Judged before the optimizer, so that choosing costs no pass over its state of its own. Where the squares
         # are finite, so are the moments that adaptive optimizers keep.
         good = jnp.isfinite(optax.tree.norm(mean, squared=True)) & _finite((metrics, extra))
@@ -69,6 +70,12 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
         return kept._replace(step=new.step), {**metrics, "skipped": skipped}
 
     return update
+
+
+def _named(gradients: Params) -> Params:
+    """The same numbers; a replay of the step finds them in the program by these names."""
+    said = lambda path: f"gradient {jax.tree_util.keystr(path, simple=True, separator='.')}"
+    return jax.tree_util.tree_map_with_path(lambda path, x: checkpoint_name(x, said(path)), gradients)
 
 
 def _apply(optimizer: optax.GradientTransformation, state: State, mean: Params, extra: Any) -> State:

@@ -5,11 +5,9 @@ import fcntl
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -326,33 +324,3 @@ def test_a_reader_that_leaves_is_no_traceback(finished, flags):
     os.close(writes)
     assert done.returncode == 1
     assert done.stderr == ""
-
-
-@pytest.mark.slow
-def test_killed_three_times_it_ends_with_the_same_bits(tmp_path):
-    """The real command, killed at its first checkpoint and while saving two later ones."""
-    flags = ["--config=configs/digits.py:model=mlp", "--config.model.features=(16,)", "--config.picture=False"]
-    flags += [
-        "--config.num_steps=40",
-        "--config.log_every=4",
-        "--config.eval_every=12",
-        "--config.checkpoint_every=5",
-    ]
-    start = [sys.executable, "experiments/image_classification.py", *flags]
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run([*start, f"--workdir={whole}"], check=True, cwd=TOP, capture_output=True)
-    for step in (5, 15, 25):
-        process = subprocess.Popen([*start, f"--workdir={killed}"], cwd=TOP, stdout=subprocess.DEVNULL)
-        while not (killed / f"checkpoints/{step}").exists():
-            assert process.poll() is None
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert directory.summary(killed)["status"] == "interrupted"
-    subprocess.run([*start, f"--workdir={killed}"], check=True, cwd=TOP, capture_output=True)
-    one, other = directory.summary(killed), directory.summary(whole)
-    for name in ("status", "step", "digest", "params_sha256", "evaluation"):
-        assert one[name] == other[name], name
-    steps = [row["step"] for row in record.read(killed / directory.METRICS)]
-    assert steps == [row["step"] for row in record.read(whole / directory.METRICS)]
-    assert {path.name for path in (killed / "checkpoints").iterdir()} == {"35", "40"}

@@ -1,0 +1,186 @@
+"""`jaxkit verify-resume`: real processes killed with -9 end with the same bits; where not, it says so."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxkit import cli
+from jaxkit.proofs import aiming, children, comparing, killing
+from jaxkit.runs import checkpoints, directory, files
+
+TOP = Path(__file__).parent.parent.parent
+EXPERIMENT = ["tests/proofs/crash.py", "--config=tests/proofs/crash_config.py"]
+
+
+@pytest.fixture(scope="module")
+def proof(tmp_path_factory):
+    """Three kills, and all that they left."""
+    top = tmp_path_factory.mktemp("proof") / "proof"
+    command = [sys.executable, "-m", "jaxkit.cli", "verify-resume", *EXPERIMENT, "--kills=3", "--json"]
+    command.append(f"--workdir={top}")
+    done = subprocess.run(command, check=False, cwd=TOP, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout), top
+
+
+def test_killed_in_a_save_in_steps_and_in_a_deletion_it_ends_with_the_same_bits(proof):
+    found, top = proof
+    assert found["identical"]
+    assert found["differences"] == []
+    assert len(found["kills"]) == 3
+    assert {kill["aimed"] for kill in found["kills"]} == {"save", "steps", "deletion"}
+    assert all(kill["resumes"] <= kill["reached"] < 40 for kill in found["kills"])
+    # Every second step is recorded, and the state has parameters, their moments and average, and statistics.
+    assert (found["steps"], found["rows"]) == (40, 20)
+    assert found["arrays"] > 20
+    assert {path.name for path in top.iterdir()} >= {"whole", "killed-1", "log.txt"}
+
+
+def copy(proof, tmp_path) -> tuple[Path, Path]:
+    _, top = proof
+    return top / "whole", shutil.copytree(top / "killed-1", tmp_path / "killed")
+
+
+def test_a_changed_value_is_named_with_its_step(proof, tmp_path):
+    whole, killed = copy(proof, tmp_path)
+    rows = (killed / "metrics.jsonl").read_text().splitlines()
+    row = json.loads(rows[4])
+    rows[4] = json.dumps({**row, "loss": row["loss"] * (1 + 1e-6)})
+    (killed / "metrics.jsonl").write_text("\n".join(rows) + "\n")
+    found = comparing.compare(whole, killed)
+    assert not found.identical
+    assert (found.agreed, found.last, found.rows) == (8, 40, 20)
+    assert str(found.differences[0]).startswith("step 10: loss: ")
+    assert found.largest == pytest.approx(1e-6, rel=1e-3)
+
+
+def test_a_changed_bit_is_named_with_its_array_and_by_how_much(proof, tmp_path):
+    whole, killed = copy(proof, tmp_path)
+    checkpoint = killed / "checkpoints/40"
+    arrays = comparing.leaves(checkpoint)
+    assert arrays["state.params.Dense_0.kernel"].shape == (8, 16)
+    assert all(
+        np.array_equal(a, b) for a, b in zip(arrays.values(), comparing.leaves(whole / "checkpoints/40").values())
+    )
+    changed = dict(arrays)
+    kernel = changed["state.params.Dense_0.kernel"].copy()
+    kernel[3, 5] = np.nextafter(kernel[3, 5], np.float32(9))
+    changed["state.params.Dense_0.kernel"] = kernel
+    ((path, text, relative),) = comparing.array_differences(arrays, changed)
+    assert path == "state.params.Dense_0.kernel"
+    assert text.startswith("1 of 128 values, by up to ")
+    assert 0 < relative < 1e-6
+
+
+def test_a_missing_row_a_torn_line_and_a_leftover_are_seen(proof, tmp_path):
+    whole, killed = copy(proof, tmp_path)
+    rows = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (killed / "metrics.jsonl").write_text("".join(rows[:7] + rows[8:]))
+    assert "the other record has step 18 here" in str(comparing.compare(whole, killed).differences[0])
+    (killed / "metrics.jsonl").write_text("".join(rows[:19]) + rows[19][:-5])
+    assert "step 40: the row: is only in one record" in map(str, comparing.compare(whole, killed).differences)
+    (killed / "checkpoints/4").mkdir()
+    (killed / ".status.json.0a1b2c3d").write_text("{")
+    found = killing._left(whole, killed)
+    assert len(found) == 3
+    assert found[0].startswith("checkpoints: ")
+    assert found[1].endswith(".status.json.0a1b2c3d was left half-written")
+    assert found[2].endswith("the last line is torn")
+
+
+def test_another_end_is_seen(proof, tmp_path):
+    whole, killed = copy(proof, tmp_path)
+    directory.set_status(killed, params_sha256="0" * 64)
+    report = files.read_json(killed / "evaluation/test.json")
+    report["metrics"]["loss"] += 1
+    files.write_json(killed / "evaluation/test.json", report)
+    found = [str(difference) for difference in comparing.compare(whole, killed).differences]
+    assert found[0].startswith("the end: params_sha256: ")
+    assert found[1].startswith("the end: evaluation.test.loss: ")
+
+
+def test_a_damaged_checkpoint_is_no_agreement(proof, tmp_path):
+    whole, killed = copy(proof, tmp_path)
+    victim = max((path for path in (killed / "checkpoints/40").rglob("*") if path.is_file()), key=_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    found = comparing.compare(whole, killed)
+    assert found.differences[0].what == "its files"
+    assert checkpoints.verify(killed / "checkpoints/40") in found.differences[0].text[:-1]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def test_aims_are_drawn_from_the_seed_and_wait_for_ever_more_of_the_run():
+    pace = aiming.Pace(num_steps=40, total=9.0, to_first_step=4.0, interval=0.1, save=0.1, saves=10)
+    drawn = aiming.aims(50, random.Random(3), pace)
+    assert drawn == aiming.aims(50, random.Random(3), pace)
+    assert drawn != aiming.aims(50, random.Random(4), pace)
+    assert sorted(aim.progress for aim in drawn) == [aim.progress for aim in drawn]
+    # Each is over before the end, and leaves the next one something to hit.
+    assert all(aim.progress < aim.by <= 0.95 for aim in drawn)
+    assert drawn[-1].progress < 0.8
+    assert "deletion" not in {aim.at for aim in aiming.aims(50, random.Random(3), pace._replace(saves=2))}
+
+
+def test_a_kill_takes_the_whole_group_and_nothing_else(tmp_path):
+    # The child starts a child; both are in one group, this process is not.
+    script = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    environment = children.environment()
+    with children.started(
+        [sys.executable, "-c", script], log=tmp_path / "log", environment=environment
+    ) as process:
+        while not (tmp_path / "log").read_text():
+            assert process.poll() is None
+            signal.sigtimedwait([], 0.01)
+    assert process.returncode == -signal.SIGKILL
+    grandchild = int((tmp_path / "log").read_text())
+    for _ in range(500):
+        if (
+            not Path(f"/proc/{grandchild}").exists()
+            or "Z" in Path(f"/proc/{grandchild}/stat").read_text().split()[2]
+        ):
+            break
+        signal.sigtimedwait([], 0.01)
+    else:
+        raise AssertionError("the child of the child lives")
+
+
+MISTAKES = {
+    "no experiment": (["nowhere.py", "--config=tests/proofs/crash_config.py"], "there is no such experiment"),
+    "no config": (["tests/proofs/crash.py", "--config=nowhere.py"], "there is no such file"),
+    "no kills": ([*EXPERIMENT, "--kills=0"], "--kills: came 0, wanted at least 1"),
+    "used before": ([*EXPERIMENT, "--workdir={used}"], "holds a proof already (whole)"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(TOP)
+    (tmp_path / "used/whole").mkdir(parents=True)
+    flags, message = MISTAKES[name]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["verify-resume", *(flag.format(used=tmp_path / "used") for flag in flags)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_an_experiment_that_does_not_work_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(TOP)
+    (tmp_path / "broken.py").write_text("raise SystemExit('error: it never worked')\n")
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["verify-resume", str(tmp_path / "broken.py"), EXPERIMENT[1], f"--workdir={tmp_path / 'p'}"])
+    assert caught.value.code == 2
+    assert "the command ended with exit code 1: error: it never worked" in capsys.readouterr().err
