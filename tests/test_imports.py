@@ -17,6 +17,7 @@ LAYERS = (
     ("costs", "recipe", "data", "writers"),
     ("runs",),
     ("proofs",),
+    ("reports",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jaxkit import __version__, configs
-from jaxkit.cli import listing, pinning, planning, proving, syncing
+from jaxkit.cli import pinning, planning, proving, reading, syncing
 from jaxkit.errors import UsageError
 
 
@@ -69,15 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"
     )
     data.add_argument("--write", metavar="FILE", help="write the manifests there, as JSON; a path to pin by")
-    runs = verb("runs", listing.runs, "list the runs in a directory")
-    runs.add_argument("directory", nargs="?", default="runs", help="where to look (default: runs)")
-    show = verb("show", listing.show, "show one run: status, results, timing")
-    show.add_argument("run", help="a run directory")
     sync = verb("sync", syncing.sync, "send what the writers of a run have missed")
     sync.add_argument("run", help="a run directory")
     sync.add_argument("--seconds", type=float, default=300.0, help="how long it may take (default: 300)")
     sync.add_argument(
         "--allow", action="append", default=[], metavar="MODULE", help="a module of your own that has a writer"
     )
+    reading.add(verb)
     proving.add(verb)
     return parser

@@ -1,73 +1,104 @@
-"""`jaxkit runs` and `jaxkit show`: what is in run directories."""
+"""`jaxkit runs`: the runs below a directory, filtered, sorted, in columns."""
 
 import argparse
 import json
+import math
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxkit.configs import MISSING
 from jaxkit.errors import UsageError
+from jaxkit.runs.text import number, printable
+
+_RIGHT = (int, float)
 
 
 def runs(arguments: argparse.Namespace) -> int:
     """Lists the runs of a directory."""
-    from jaxkit.runs import directory
+    from jaxkit.runs import index, selecting
 
+    if arguments.limit is not None and arguments.limit < 1:
+        raise UsageError(f"--limit: came {arguments.limit}, wanted at least 1")
     top = Path(arguments.directory)
-    if not top.is_dir():
-        raise UsageError(f"{top}: there is no such directory; name the one that holds the runs")
-    found = [_summary_or_damage(path) for path in sorted(top.iterdir()) if directory.is_run(path)]
+    conditions = [selecting.condition(text) for text in arguments.where]
+    columns, sort = _names(arguments.columns), _names(arguments.sort)
+    entries = index.runs(top)
+    selecting.check_names(entries, columns)
+    found = selecting.select(entries, conditions, sort)[: arguments.limit]
     if arguments.json:
-        print(json.dumps(found, indent=1))
-        return 0
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("run", "status", "step", "evaluation")
-    for run in found:
-        if "error" in run:
-            table.add_row(Path(run["run"]).name, "damaged", "", run["error"])
-            continue
-        results = [
-            f"{split}/{name} {value:.4g}"
-            for split, metrics in run["evaluation"].items()
-            for name, value in metrics.items()
-            if isinstance(value, int | float)
-        ]
-        step = f"{run['step']:,}/{run['num_steps']:,}"
-        table.add_row(Path(run["run"]).name, run["status"], step, ", ".join(results))
-    Console(highlight=False, markup=False).print(table if found else f"no runs in {top}")
-    return 0
-
-
-def _summary_or_damage(path: Path) -> dict[str, Any]:
-    """A run's summary; of a damaged one, which must not hide the others, what is wrong with it."""
-    from jaxkit.runs import directory
-
-    try:
-        return directory.summary(path)
-    except (UsageError, OSError) as error:
-        return {"run": str(path), "status": "damaged", "error": str(error)}
-
-
-def show(arguments: argparse.Namespace) -> int:
-    """Prints what one run came to."""
-    from jaxkit.runs import directory
-
-    found = directory.summary(Path(arguments.run))
-    if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps([_for_machines(entry, columns) for entry in found], indent=1))
         return 0
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)
-    for name, value in _flat(found):
-        console.print(f"{name:32} {value}", soft_wrap=True)
+    if not found:
+        console.print(f"no runs in {top}" if not entries else f"none of the {len(entries):,} runs in {top}")
+        return 0
+    console.print(_table(found, columns or ["run", "status", "step"], evaluation=not columns))
     return 0
 
 
-def _flat(tree: Any, prefix: str = ""):
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _for_machines(entry: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    from jaxkit.runs import selecting
+
+    if not columns:
+        return entry["summary"]
+    found = {name: selecting.value(entry, name) for name in columns}
+    plain = lambda value: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    # By "run" a script finds the directory, whatever else it asks for.
+    return {name: None if value is MISSING else plain(value) for name, value in found.items()} | {
+        "run": entry["summary"]["run"]
+    }
+
+
+def _table(entries: Sequence[Mapping[str, Any]], columns: Sequence[str], *, evaluation: bool) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    from jaxkit.runs import selecting
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        values = [selecting.value(entry, name) for entry in entries]
+        known = [value for value in values if value is not MISSING]
+        right = bool(known) and all(isinstance(value, _RIGHT) for value in known)
+        table.add_column(printable(name), justify="right" if right else "left", overflow="fold")
+    if evaluation:
+        table.add_column("evaluation", overflow="fold")
+    for entry in entries:
+        cells = [_cell(entry, name) for name in columns]
+        table.add_row(*cells, *([_evaluation(entry)] if evaluation else []))
+    return table
+
+
+def _cell(entry: Mapping[str, Any], name: str) -> str:
+    from jaxkit.runs import selecting
+
+    found = selecting.value(entry, name)
+    if found is MISSING:
+        return ""
+    if name == "step":
+        return f"{found:,}/{entry['summary']['num_steps']:,}"
+    if name == "updated":
+        return time.strftime("%Y-%m-%d %H:%M", time.localtime(found))
+    if name in ("commit", "fingerprint", "params_sha256"):
+        return printable(str(found)[:12])
+    return number(found) if isinstance(found, _RIGHT) else printable(str(found))
+
+
+def _evaluation(entry: Mapping[str, Any]) -> str:
+    """What a whole held-out split came to; of a damaged run what is wrong with it."""
+    if "error" in entry["summary"]:
+        return printable(entry["summary"]["error"])
+    return ", ".join(
+        printable(f"{split}/{name} {number(value)}")
+        for split, metrics in entry["summary"]["evaluation"].items()
+        for name, value in metrics.items()
+        if isinstance(value, int | float)
+    )

@@ -10,15 +10,19 @@ from typing import IO, Any
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import files, ownership
+from jaxkit.runs import evaluations, files, ownership, rows
+from jaxkit.runs.evaluations import EVALUATION as EVALUATION
+from jaxkit.runs.evaluations import write as write_evaluation  # noqa: F401
 
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
 METRICS = "metrics.jsonl"
 STATUS = "status.json"
 CHECKPOINTS = "checkpoints"
-EVALUATION = "evaluation"
 LOCK = ".lock"
+
+# What is in a run directory, and what it means; a change that an older jaxkit would misread counts it up.
+FORMAT = 1
 
 # Whoever looks whether a run is alive holds its lock for a moment.
 _SECONDS_FOR_THE_LOCK = 1.0
@@ -88,7 +92,7 @@ def claim(
                 try:
                     # The config comes last: it is what makes the directory a run's.
                     if not changed:
-                        new = {"status": "running", "step": 0, "experiment": experiment}
+                        new = {"format": FORMAT, "status": "running", "step": 0, "experiment": experiment}
                         files.write_json(workdir / STATUS, new)
                     else:
                         _note_changes(workdir, changed)
@@ -100,12 +104,10 @@ def claim(
 
 def _note_changes(workdir: Path, changed: Sequence[configs.Difference]) -> None:
     """Keeps for good what a run's config was before it was changed: a killed process must not lose that."""
-    from jaxkit.runs import record  # and with it jax, which most of what looks into directories does without
-
     found = files.read_json(workdir / PROVENANCE) or {}
-    rows = record.read(workdir / METRICS)
+    recorded = rows.read(workdir / METRICS)
     new = {
-        "after_step": rows[-1]["step"] if rows else 0,
+        "after_step": recorded[-1]["step"] if recorded else 0,
         "changed": [list(map(str, (p, repr(a), repr(b)))) for p, a, b in changed],
     }
     files.write_json(workdir / PROVENANCE, {**found, "config_changes": [*found.get("config_changes", []), new]})
@@ -147,6 +149,8 @@ def read_config(workdir: Path) -> configs.Frozen:
     Raises:
         UsageError: not a run directory, or its config.json was damaged.
     """
+    if is_run(workdir):
+        _stands(workdir)
     try:
         config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -164,14 +168,25 @@ def status(workdir: Path) -> dict[str, Any]:
     """What `status.json` says; "interrupted" where it says "running" and no process is.
 
     Raises:
-        UsageError: the file is damaged.
+        UsageError: the file is damaged, or a newer jaxkit wrote it.
     """
-    found = {"status": "running", "step": 0, "timing": {}} | (files.read_json(workdir / STATUS) or {})
-    for name, kind in (("status", str), ("step", int), ("timing", dict)):
-        if not isinstance(found[name], kind):
-            raise files.damaged(workdir / STATUS, f"{name}: came {found[name]!r}, wanted {kind.__name__}")
+    found = _stands(workdir)
     if found["status"] == "running" and not _alive(workdir):
         found["status"] = "interrupted"
+    return found
+
+
+def _stands(workdir: Path) -> dict[str, Any]:
+    # A run that was made before there was a number is of the first format.
+    found = {"format": 1, "status": "running", "step": 0, "timing": {}} | (files.read_json(workdir / STATUS) or {})
+    for name, kind in (("format", int), ("status", str), ("step", int), ("timing", dict)):
+        if not isinstance(found[name], kind):
+            raise files.damaged(workdir / STATUS, f"{name}: came {found[name]!r}, wanted {kind.__name__}")
+    if found["format"] > FORMAT:
+        raise UsageError(
+            f"{workdir}: was written by a newer jaxkit (format {found['format']}, this one reads up to {FORMAT});"
+            " install the newer one to read it"
+        )
     return found
 
 
@@ -195,18 +210,18 @@ def set_status(workdir: Path, **values: Any) -> None:
     files.write_json(workdir / STATUS, {**(files.read_json(workdir / STATUS) or {}), **values})
 
 
-def summary(workdir: Path) -> dict[str, Any]:
+def summary(workdir: Path, recorded: Sequence[Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """All that one wants to know of a run at a glance; what `jaxkit show RUN --json` prints.
+
+    `recorded` are the rows of its record, where they were read already.
 
     Raises:
         UsageError: not a run directory, or a file in it is damaged.
     """
-    from jaxkit.runs import record
-
     config = read_config(workdir)
     stands = status(workdir)
-    rows = record.read(workdir / METRICS)
-    newest = rows[-1] if rows else {}
+    recorded = rows.read(workdir / METRICS) if recorded is None else recorded
+    newest = recorded[-1] if recorded else {}
     return {
         "run": str(workdir),
         "experiment": stands.get("experiment"),
@@ -216,33 +231,12 @@ def summary(workdir: Path) -> dict[str, Any]:
         "fingerprint": configs.fingerprint(config),
         "digest": newest.get("digest"),
         "params_sha256": stands.get("params_sha256"),
-        "evaluation": {path.stem: _metrics(path) for path in sorted((workdir / EVALUATION).glob("*.json"))},
+        "evaluation": {split: found["metrics"] for split, found in evaluations.read(workdir).items()},
         "timing": stands["timing"],
         "newest": newest,
     }
 
 
-def _metrics(path: Path) -> dict[str, Any]:
-    metrics = (files.read_json(path) or {}).get("metrics")
-    if not isinstance(metrics, dict):
-        raise files.damaged(path, "has no metrics")
-    return metrics
-
-
 def is_run(path: Path) -> bool:
     """Whether a directory is a run's."""
     return os.path.isfile(path / CONFIG)
-
-
-def write_evaluation(workdir: Path, split: str, step: int, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes the report of one split, `evaluation/<split>.json`, and returns its metrics as plain values.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    from jaxkit.runs import record
-
-    values = {name: record.plain(record.computed(state)) for name, state in metrics.items()}
-    (workdir / EVALUATION).mkdir(exist_ok=True)
-    files.write_json(workdir / EVALUATION / f"{split}.json", {"split": split, "step": step, "metrics": values})
-    return values

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkit.checks import UsageError
+from jaxkit.errors import UsageError
 from jaxkit.means import NothingCounted
-from jaxkit.runs import digest, files
+from jaxkit.runs import digest, files, rows
+from jaxkit.runs.rows import read as read
 
 
 class Recorder(NamedTuple):
@@ -51,15 +52,15 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         UsageError: rows up to that step are missing or changed.
         OSError: the file cannot be written.
     """
-    rows = [row for row in _read(path)[0] if row["step"] <= after]
-    found = rows[-1]["digest"] if rows else ""
+    whole = [row for row in rows.begin(path)[0] if row["step"] <= after]
+    found = whole[-1]["digest"] if whole else ""
     if newest not in (None, found):
         raise UsageError(
             f"{path}: rows up to step {after} are missing or changed, the checkpoint goes on from others;"
             f" restore the file, or move {path.parent} away and start the same command again"
         )
     if path.exists():
-        files.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+        files.write_text(path, "".join(json.dumps(row) + "\n" for row in whole))
     file, encode = path.open("a", encoding="utf-8"), json.JSONEncoder().encode
 
     def append(
@@ -84,42 +85,6 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         os.fsync(file.fileno())
 
     return Recorder(append, lambda: found, sync, file.close)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a record; a last line that a kill tore is left out.
-
-    Raises:
-        UsageError: a line before the last one is no row.
-
-    Example:
-        >>> read(Path("there_is_no_such_file"))
-        []
-    """
-    rows, broken = _read(path)
-    if broken:
-        raise UsageError(
-            f"{path}: line {len(rows) + 1} is no row of a record; restore the file,"
-            " or start the run's command again, which goes on from what is whole"
-        )
-    return rows
-
-
-def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The rows up to the first line that is none, and whether there is such a line."""
-    rows: list[dict[str, Any]] = []
-    lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-    # Behind the last newline there is nothing, or a row that was being written.
-    for line in lines[:-1]:
-        try:
-            row = json.loads(line)
-            whole = isinstance(row["step"], int) and isinstance(row["digest"], str)
-        except (ValueError, TypeError, KeyError, RecursionError):
-            whole = False
-        if not whole or (rows and row["step"] <= rows[-1]["step"]):
-            return rows, True
-        rows.append(row)
-    return rows, False
 
 
 def values(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | str | None]:

@@ -1,0 +1,154 @@
+"""`jaxkit compare`: two runs, or two groups of runs, side by side."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxkit.errors import UsageError
+from jaxkit.runs.text import number, printable
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Compares two runs (A B), or two groups (A... --with B...)."""
+    from jaxkit.runs import compare, groups
+
+    a, b = [Path(run) for run in arguments.runs], [Path(run) for run in arguments.others or ()]
+    if not b:
+        if len(a) != 2:
+            raise UsageError(
+                f"compare: came {len(a)} run(s), wanted two; two groups are divided so: compare A1 A2 --with B1 B2"
+            )
+        a, b = a[:1], a[1:]
+    alone = len(a) == len(b) == 1
+    found = compare.pair(a[0], b[0]) if alone else groups.compared(a, b)
+    if arguments.json:
+        print(json.dumps(found, indent=1))
+        return 0
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    for part in _pair(found, diff=arguments.diff) if alone else _groups(found):
+        console.print(part, soft_wrap=isinstance(part, str))
+    return 0
+
+
+def _pair(found: Mapping[str, Any], *, diff: bool) -> Iterator[Any]:
+    for letter, run, status, step in zip("AB", found["runs"], found["status"], found["steps"]):
+        yield f"{letter} = {printable(run)}: {status}, step {step:,}"
+    yield from _lines(found)
+    code = found["code"]
+    if code["diff"]:
+        yield printable(code["diff"] if diff else code["stat"] + "\n(--diff shows it whole)")
+    if found["config"]:
+        rows = [("config." + row["path"], row["a"], row["b"]) for row in found["config"]]
+        yield _table("config", ("A", "B"), rows)
+    yield from _sections(found)
+    if found["metrics"]:
+        rows = [(name, number(a), number(b), _change(a, b)) for name, (a, b) in found["metrics"].items()]
+        yield _table("last evaluation", ("A", "B", "B - A"), rows)
+    times = [(name, number(a), number(b)) for name, (a, b) in found["timing"].items()]
+    if times:
+        yield _table("timing", ("A", "B"), times)
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What can be said in a line each: the record, the config, the code."""
+    record = found["record"]
+    first, shorter = record["first"], min(record["rows"])
+    if first is None and shorter == max(record["rows"]):
+        yield f"record   identical: {shorter} of {shorter} rows" if shorter else "record   none yet"
+    elif first is None:
+        yield f"record   identical as far as both go, to step {record['up_to']}"
+    else:
+        begin = f"identical up to step {record['up_to']:,}, " if record["up_to"] is not None else ""
+        names = ", ".join(f"{printable(k)} {number(a)} and {number(b)}" for k, (a, b) in first["values"].items())
+        at = " and ".join(f"{step:,}" for step in dict.fromkeys(first["steps"]))
+        yield f"record   {begin}different at step {at}: {names or 'the parameters'}"
+    if not found["config"]:
+        yield "config   the same"
+    code = found["code"]
+    commits = " and ".join(
+        f"{str(commit)[:12]}{' with changes' * bool(dirty)}"
+        for commit, dirty in zip(code["commits"], code["dirty"])
+    )
+    said = {True: "the same", False: "different", None: f"cannot be compared: {code['reason']}"}[code["same"]]
+    yield printable(f"code     {said} ({commits})")
+    same = [name for name in ("data", "packages", "environment") if not found[name]]
+    if same:
+        yield f"the same {', '.join(same)}"
+    digests = found["params_sha256"]
+    if all(digests):
+        yield f"final parameters {'identical, bit for bit' if len(set(digests)) == 1 else 'different'}"
+
+
+def _sections(found: Mapping[str, Any]) -> Iterator[Any]:
+    parts = {
+        "data": {
+            f"{split}.{name}": values
+            for split, entries in found["data"].items()
+            for name, values in entries.items()
+        },
+        "versions": found["packages"],
+        "environment": found["environment"],
+    }
+    for title, entries in parts.items():
+        if entries:
+            yield _table(title, ("A", "B"), [(name, _said(a), _said(b)) for name, (a, b) in entries.items()])
+
+
+def _groups(found: Mapping[str, Any]) -> Iterator[Any]:
+    for letter, runs, seeds in zip("AB", found["runs"], found["seeds"]):
+        yield f"{letter} = {len(runs)} runs, seeds {', '.join(map(str, seeds))}"
+    between = [row for row in found["config"] if row["between"]]
+    within = [row["path"] for row in found["config"] if not row["between"]]
+    if within:
+        yield printable(f"within both groups differ: {', '.join('config.' + path for path in within)}")
+    if between:
+        rows = [("config." + row["path"], _values(row["a"]), _values(row["b"])) for row in between]
+        yield _table("config", ("A", "B"), rows)
+    else:
+        yield "the groups differ in no value of the config"
+    rows = []
+    for name, row in found["metrics"].items():
+        low_high = "{} to {}".format(*map(number, row["interval"])) if row["interval"] else ""
+        p = f"{row['p']:.2g}" if row["p"] is not None else ""
+        change = number(row["difference"]) if row["difference"] is not None else ""
+        rows.append((name, _moments(row["a"]), _moments(row["b"]), change, low_high, p, row["note"] or ""))
+    yield _table("last evaluation", ("A", "B", "B - A", "95 % interval", "p", ""), rows)
+    how = "paired by seed, paired t" if found["paired"] else "not paired (other seeds), Welch's t"
+    yield f"mean ± standard deviation of a run; {how}; p is of each row alone, not corrected for their number"
+    for note in found["notes"]:
+        yield printable(f"note: {note}")
+
+
+def _moments(side: Mapping[str, Any]) -> str:
+    if side["mean"] is None:
+        return ""
+    return number(side["mean"]) + (f" ± {side['sd']:.2g}" if side["sd"] is not None else "")
+
+
+def _values(said: Sequence[str | None]) -> str:
+    return ", ".join(str(value) for value in dict.fromkeys(said))
+
+
+def _change(a: Any, b: Any) -> str:
+    both = all(isinstance(x, int | float) for x in (a, b))
+    return f"{b - a:+.4g}" if both else ""
+
+
+def _said(value: Any) -> str:
+    return "" if value is None else json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title, *columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
+    return table

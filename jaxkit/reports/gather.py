@@ -1,0 +1,153 @@
+"""Everything that a report says of one run, read from its directory alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxkit import configs
+from jaxkit.errors import UsageError
+from jaxkit.runs import directory, evaluations, files, rows
+
+# More than a screen has pixels for.
+MOST_POINTS = 2_000
+_MOST_SAMPLES = 20_000
+_MOST_PICTURE = 8 * 2**20
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Run(NamedTuple):
+    """One run, as a report needs it.
+
+    curves:     {name: {"step", "seconds", "value", "lost"}}, lists of one length; nan and infinities are None, and
+                "lost" is the first step of one
+    evaluation: the reports by split, reliability diagrams with them
+    picture:    the bytes of a PNG, empty without one
+    """
+
+    name: str
+    summary: dict[str, Any]
+    config: configs.Frozen
+    curves: dict[str, dict[str, Any]]
+    evaluation: dict[str, dict[str, Any]]
+    provenance: dict[str, Any]
+    patch: str
+    picture: bytes
+    samples: str
+
+
+def run(workdir: Path) -> Run:
+    """Reads a run directory.
+
+    Raises:
+        UsageError: not a run directory, or a damaged one.
+    """
+    recorded = rows.read(workdir / directory.METRICS)
+    return Run(
+        name=workdir.resolve().name,
+        summary=directory.summary(workdir, recorded),
+        config=directory.read_config(workdir),
+        curves=curves(recorded),
+        evaluation=evaluations.read(workdir),
+        provenance=files.read_json(workdir / directory.PROVENANCE) or {},
+        patch=_text(workdir / "dirty.patch", _MOST_SAMPLES),
+        picture=_picture(workdir / "picture.png"),
+        samples=_text(workdir / "samples.txt", _MOST_SAMPLES),
+    )
+
+
+def curves(recorded: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The numbers of a record by name, each thinned to what can be seen.
+
+    Example:
+        >>> curves([{"step": 5, "wall": 7.0, "loss": 1.5}, {"step": 10, "wall": 9.0, "loss": "nan"}])["loss"]
+        {'step': [5, 10], 'seconds': [0.0, 2.0], 'value': [1.5, None], 'lost': 10}
+    """
+    began = next((row["wall"] for row in recorded if isinstance(row.get("wall"), int | float)), 0.0)
+    points: dict[str, list[tuple[int, float | None, float | None]]] = {}
+    lost: dict[str, int] = {}
+    for row in recorded:
+        wall = row.get("wall")
+        seconds = round(wall - began, 3) if isinstance(wall, int | float) else None
+        speed = row["speed"] if isinstance(row.get("speed"), dict) else {}
+        values = {name: value for name, value in row.items() if name not in rows.BESIDE}
+        for name, value in {**values, **{f"speed.{name}": value for name, value in speed.items()}}.items():
+            number = rows.number(value)
+            if number is None:
+                continue
+            finite = abs(number) < float("inf")
+            if not finite:
+                lost.setdefault(name, row["step"])
+            points.setdefault(name, []).append((row["step"], seconds, number if finite else None))
+    found = {}
+    for name, each in points.items():
+        step, seconds, value = zip(*thinned(each))
+        found[name] = {"step": list(step), "seconds": list(seconds), "value": list(value), "lost": lost.get(name)}
+    return found
+
+
+def thinned(points: Sequence[tuple[Any, ...]], most: int = MOST_POINTS) -> list[tuple[Any, ...]]:
+    """At most so many of some points: of each stretch the lowest and the highest, so that no peak is lost.
+
+    The value is the last of a point; None, where a curve has a gap, is kept as a peak is.
+
+    Example:
+        >>> thinned([(0, 1.0), (1, 9.0), (2, 1.0), (3, 2.0), (4, 0.0), (5, 2.0)], most=4)
+        [(0, 1.0), (1, 9.0), (3, 2.0), (4, 0.0)]
+    """
+    if len(points) <= most:
+        return list(points)
+    stretch = -(-len(points) // (most // 2))
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(points), stretch):
+        places = range(start, min(start + stretch, len(points)))
+        gap = [place for place in places if points[place][-1] is None][:1]
+        known = [place for place in places if points[place][-1] is not None]
+        low_high = [choose(known, key=lambda place: points[place][-1]) for choose in (min, max) if known]
+        found += [points[place] for place in sorted({*low_high, *gap})]
+    return found
+
+
+def reliability(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """The reliability diagrams of a run by "split/metric": confidence, accuracy and count of each bin.
+
+    What is not the lists of numbers that a run writes is left out.
+    """
+    found = {}
+    for split, report in evaluation.items():
+        diagrams = report.get("reliability")
+        for name, diagram in diagrams.items() if isinstance(diagrams, dict) else ():
+            columns = [diagram.get(key) if isinstance(diagram, dict) else None for key in _DIAGRAM]
+            if all(isinstance(column, list) for column in columns) and len(set(map(len, columns))) == 1:  # type: ignore[arg-type]
+                plain = [[_finite(value) for value in column or ()] for column in columns]
+                found[f"{split}/{name}"] = dict(zip(_DIAGRAM, plain))
+    return found
+
+
+_DIAGRAM = ("confidence", "accuracy", "count")
+
+
+def _finite(value: Any) -> float | None:
+    number = rows.number(value)
+    return number if number is not None and abs(number) < float("inf") else None
+
+
+def _text(path: Path, most: int) -> str:
+    try:
+        with path.open("rb") as file:
+            text = file.read(most + 1).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); move it away") from error
+    return text if len(text) <= most else text[:most] + "\n..."
+
+
+def _picture(path: Path) -> bytes:
+    """The picture, where it is one: what is embedded must be what it says."""
+    try:
+        if path.stat().st_size > _MOST_PICTURE:
+            return b""
+        content = path.read_bytes()
+    except OSError:
+        return b""
+    return content if content.startswith(_PNG) else b""

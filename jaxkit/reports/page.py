@@ -1,0 +1,224 @@
+"""The sections of a report, each from runs to markup."""
+
+import base64
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jaxkit import configs
+from jaxkit.reports import gather
+from jaxkit.reports.gather import Run
+from jaxkit.reports.html import Markup, element, folded, joined, table
+from jaxkit.runs import compare, evaluations, text
+
+_TIMING = {
+    "steps_per_second": "steps/s",
+    "examples_per_second": "examples/s",
+    "tokens_per_second": "tokens/s",
+    "model_flops_utilisation": "model FLOPs utilisation",
+    "to_first_step": "seconds to the first step",
+    "first_call": "of them in the first call",
+    "evaluating_and_saving": "seconds evaluating and saving",
+    "waiting_for_data": "seconds waiting for data",
+    "total": "seconds in all",
+}
+
+
+def headline(runs: Sequence[Run]) -> Markup:
+    """What was run and how it stands."""
+    experiments = dict.fromkeys(str(run.summary["experiment"] or "run") for run in runs)
+    title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs of {', '.join(experiments)}"
+    swatch = lambda place: element("span", "", class_="swatch", data_color=place) if len(runs) > 1 else None
+    rows = [
+        (
+            joined(swatch(place), run.name),
+            element("span", run.summary["status"], class_="status", data_status=run.summary["status"]),
+            f"{run.summary['step']:,} of {run.summary['num_steps']:,}",
+            run.provenance.get("seed", ""),
+            element("code", run.summary["fingerprint"][:12]),
+        )
+        for place, run in enumerate(runs)
+    ]
+    lead = element("p", ", ".join(experiments), class_="lead") if len(runs) == 1 else None
+    return joined(element("h1", title), lead, table(("run", "status", "step", "seed", "config"), rows))
+
+
+def results(runs: Sequence[Run]) -> Markup | None:
+    """The last evaluation, metric by metric."""
+    columns = [
+        {
+            name: value
+            for split, report in run.evaluation.items()
+            for name, value in evaluations.flat(report["metrics"], f"{split}/").items()
+        }
+        for run in runs
+    ]
+    names = dict.fromkeys(name for column in columns for name in column)
+    if not names:
+        return None
+    rows = [(name, *(text.number(column.get(name, "")) for column in columns)) for name in names]
+    return _section("results", "Last evaluation", table(("", *(run.name for run in runs)), rows, class_="numbers"))
+
+
+def curves(runs: Sequence[Run]) -> Markup | None:
+    """Places for the charts, which the page's script draws from `charts`."""
+    if not any(run.curves for run in runs):
+        return None
+    lost = [
+        f"{run.name}: {name} is not finite from step {curve['lost']:,}"
+        for run in runs
+        for name, curve in run.curves.items()
+        if curve["lost"] is not None
+    ]
+    controls = Markup(
+        '<div class="controls">'
+        '<label>smoothing <input type="range" id="smoothing" min="0" max="0.99" step="0.01" value="0"></label>'
+        '<label><input type="checkbox" id="log"> log scale</label>'
+        '<label>over <select id="axis"><option value="step">steps</option>'
+        '<option value="seconds">time</option></select></label></div>'
+    )
+    warnings = element("p", *(element("span", line, class_="warning") for line in lost)) if lost else None
+    boxes = element("div", class_="charts", id="curves")
+    more = folded("More curves", element("div", class_="charts", id="more"))
+    return _section("curves", "Curves", controls, warnings, boxes, more)
+
+
+def charts(runs: Sequence[Run]) -> dict[str, Any]:
+    """What the page's script draws: the runs by name, their curves, their reliability diagrams."""
+    return {
+        "runs": [run.name for run in runs],
+        "curves": [run.curves for run in runs],
+        "reliability": [gather.reliability(run.evaluation) for run in runs],
+    }
+
+
+def calibration(runs: Sequence[Run]) -> Markup | None:
+    """A place for the reliability diagrams, with how to read them."""
+    if not any(gather.reliability(run.evaluation) for run in runs):
+        return None
+    text = (
+        "Of the examples that a run is so sure of, the share that it has right; on the diagonal it is calibrated."
+    )
+    return _section(
+        "calibration", "Calibration", element("p", text), element("div", class_="charts", id="reliability")
+    )
+
+
+def mistakes(runs: Sequence[Run]) -> Markup | None:
+    """The pictures that the runs drew, and what their models write."""
+    found = []
+    for run in runs:
+        if run.picture:
+            source = "data:image/png;base64," + base64.b64encode(run.picture).decode()
+            # No element() for img: it has no end tag.
+            image = Markup(f'<img src="{source}" alt="Learning curves and the worst mistakes">')
+            found.append(element("figure", image, element("figcaption", run.name)))
+        if run.samples:
+            found.append(element("figure", element("pre", run.samples), element("figcaption", run.name)))
+    return _section("mistakes", "Worst mistakes and samples", *found) if found else None
+
+
+def config(runs: Sequence[Run]) -> Markup:
+    """Where the configs differ, and each whole."""
+    parts: list[Any] = []
+    if len(runs) > 1:
+        differing = config_differences([run.config for run in runs])
+        rows = [(element("code", path), *map(_code, values)) for path, values in differing.items()]
+        if rows:
+            parts.append(table(("differs at", *(run.name for run in runs)), rows))
+        else:
+            parts.append(element("p", "All have the same config."))
+    changed = [
+        (run.name, change.get("after_step"), json.dumps(change.get("changed")))
+        for run in runs
+        for change in _list(run.provenance, "config_changes")
+        if isinstance(change, dict)
+    ]
+    if changed:
+        parts.append(table(("changed on the way", "after step", "path, before, then"), changed))
+    whole = [
+        folded(run.name if len(runs) > 1 else "config.json", element("pre", configs.to_json(run.config)))
+        for run in runs
+    ]
+    return _section("config", "Config", *parts, *whole)
+
+
+def config_differences(trees: Sequence[configs.Frozen]) -> dict[str, list[str | None]]:
+    """The paths at which any of several configs differs: {path: values}, None for what is not there.
+
+    Example:
+        >>> config_differences([configs.freeze({"seed": 0, "a": 1}), configs.freeze({"seed": 1, "a": 1})])
+        {'seed': ['0', '1']}
+    """
+    said = lambda value: None if value is configs.MISSING else repr(configs.thaw(value))
+    found: dict[str, list[str | None]] = {}
+    for place, tree in enumerate(trees):
+        for path, first, other in configs.differences(trees[0], tree):
+            found.setdefault(path, [said(first)] * len(trees))[place] = said(other)
+    return dict(sorted(found.items()))
+
+
+def provenance(runs: Sequence[Run]) -> Markup:
+    """Code, data, devices and versions: what all share once, the rest run by run."""
+    flat = [dict(_origin(run)) for run in runs]
+    names = dict.fromkeys(name for entries in flat for name in entries)
+    rows = [(name, *(_code(entries.get(name)) for entries in flat)) for name in names]
+    parts: list[Any] = [table(("", *(run.name for run in runs)), rows)] if rows else []
+    for run in runs:
+        if run.patch.strip():
+            parts.append(folded(f"dirty.patch of {run.name}", element("pre", run.patch)))
+    packages = [compare.part(run.provenance, "packages") for run in runs]
+    names = dict.fromkeys(sorted((name for entries in packages for name in entries), key=str.lower))
+    if names:
+        versions = [(name, *(entries.get(name, "") for entries in packages)) for name in names]
+        head = ("package", *(run.name for run in runs))
+        parts.append(folded(f"{len(names)} packages", table(head, versions)))
+    return _section("provenance", "Provenance", *parts)
+
+
+def timing(runs: Sequence[Run]) -> Markup | None:
+    """Where the time went."""
+    found = [run.summary["timing"] for run in runs]
+    rows = [(label, *(text.number(each.get(name, "")) for each in found)) for name, label in _TIMING.items()]
+    rows = [row for row in rows if any(cell != "" for cell in row[1:])]
+    if not rows:
+        return None
+    return _section("timing", "Timing", table(("", *(run.name for run in runs)), rows, class_="numbers"))
+
+
+def _origin(run: Run) -> Iterator[tuple[str, str]]:
+    told = run.provenance
+    git = compare.part(told, "git")
+    if "commit" in git:
+        yield "commit", f"{git['commit']}{' with changes' if git.get('dirty') else ''}"
+    for split, manifest in compare.part(told, "data").items():
+        if isinstance(manifest, dict):
+            sha256 = str(manifest.get("sha256"))[:12]
+            name = f"{manifest.get('name')} {manifest.get('version')}"
+            yield f"data.{split}", f"{name}: {manifest.get('size')} records, sha256 {sha256}"
+    for name, value in compare.environment(told).items():
+        if name == "command" and isinstance(value, list):
+            yield name, " ".join(map(str, value))
+        elif name == "devices" and isinstance(value, list):
+            yield name, ", ".join(f"{value.count(each)} x {each}" for each in dict.fromkeys(map(str, value)))
+        else:
+            yield name, value if isinstance(value, str) else json.dumps(value)
+    resumed = _list(told, "resumed")
+    if resumed:
+        yield "resumed", f"{len(resumed)} times"
+    for name in ("fingerprint", "digest", "params_sha256"):
+        if run.summary[name]:
+            yield name, str(run.summary[name])
+
+
+def _list(tree: Mapping[str, Any], name: str) -> list[Any]:
+    found = tree.get(name)
+    return found if isinstance(found, list) else []
+
+
+def _section(identifier: str, title: str, *children: Any) -> Markup:
+    return element("section", element("h2", title), *children, id=identifier)
+
+
+def _code(value: Any) -> Any:
+    return "" if value is None else element("code", value)

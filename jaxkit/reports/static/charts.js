@@ -1,0 +1,129 @@
+// Charts that the report and the dashboard share. Colours after Okabe and Ito: told apart with any eyes.
+"use strict";
+const charts = (() => {
+  const LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#8c5e3c"];
+  const DARK = ["#56b4e9", "#e69f00", "#2cc295", "#e59cc4", "#f0764a", "#8f9dff", "#b8b8b8", "#c9a27c"];
+  const DASHES = ["solid", "dash", "dot", "dashdot"];
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+
+  const color = (place) => (dark.matches ? DARK : LIGHT)[place % LIGHT.length];
+  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+  // "test/loss" is the loss of the split "test"; without a slash it is that of training.
+  const parts = (name) => {
+    const slash = name.lastIndexOf("/");
+    return slash < 0 ? ["train", name] : [name.slice(0, slash), name.slice(slash + 1)];
+  };
+
+  // One chart for each metric, the loss first: the splits and the runs that have it, as lines.
+  // runs: [{name, place, curves: {name: curve}}]
+  const group = (runs) => {
+    const several = runs.length > 1, groups = new Map();
+    for (const run of runs) {
+      for (const [name, curve] of Object.entries(run.curves)) {
+        const [split, metric] = parts(name);
+        if (!groups.has(metric)) groups.set(metric, { splits: [], lines: [] });
+        const { splits, lines } = groups.get(metric);
+        if (!splits.includes(split)) splits.push(split);
+        const nth = splits.indexOf(split);
+        lines.push({ name: several ? `${run.name}, ${split}` : split, curve,
+                     color: several ? run.place : nth, dash: several ? nth : 0 });
+      }
+    }
+    const order = (a, b) => (a !== "loss") - (b !== "loss") || (a < b ? -1 : 1);
+    return new Map([...groups].sort(([a], [b]) => order(a, b)).map(([metric, { lines }]) => [metric, lines]));
+  };
+
+  // The parts of a composed metric, and speed, are for whoever asks.
+  const isMain = (metric) => !metric.includes(".");
+
+  // Exponential, and without the pull towards zero that it has at the start; a gap stays a gap.
+  const smooth = (values, weight) => {
+    let average = 0, mass = 0;
+    return values.map((value) => {
+      if (value === null || !(weight > 0)) return value;
+      average = weight * average + (1 - weight) * value;
+      mass = weight * mass + (1 - weight);
+      return average / mass;
+    });
+  };
+
+  // At most so many points, the lowest and highest of each stretch.
+  const thin = (curve, most) => {
+    const size = curve.value.length;
+    if (size <= most) return curve;
+    const stretch = Math.ceil(size / (most / 2)), kept = [];
+    for (let start = 0; start < size; start += stretch) {
+      let low = -1, high = -1, gap = -1;
+      for (let n = start; n < Math.min(start + stretch, size); n++) {
+        const value = curve.value[n];
+        if (value === null) { if (gap < 0) gap = n; continue; }
+        if (low < 0 || value < curve.value[low]) low = n;
+        if (high < 0 || value > curve.value[high]) high = n;
+      }
+      kept.push(...[...new Set([low, high, gap])].filter((n) => n >= 0).sort((a, b) => a - b));
+    }
+    const pick = (list) => kept.map((n) => list[n]);
+    return { step: pick(curve.step), seconds: pick(curve.seconds), value: pick(curve.value) };
+  };
+
+  const layout = (title, x, more) => {
+    const axis = { gridcolor: style("--line"), zerolinecolor: style("--line"), linecolor: style("--line"),
+                   tickfont: { color: style("--muted") }, automargin: true };
+    return {
+      title: { text: escape(title), x: 0, xref: "paper", xanchor: "left", y: 0.97, yanchor: "top",
+               font: { size: 14, color: style("--text") } },
+      font: { family: "system-ui, sans-serif", size: 12, color: style("--text") },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { l: 48, r: 12, t: 36, b: 40 },
+      xaxis: { ...axis, title: { text: x, font: { color: style("--muted"), size: 11 }, standoff: 6 } },
+      yaxis: { ...axis },
+      legend: { orientation: "h", y: -0.2, yanchor: "top", font: { size: 11 } },
+      hoverlabel: { namelength: 40 }, hovermode: "x unified", ...more,
+    };
+  };
+
+  // Plotly reads a little HTML in texts: names are shown as they are.
+  const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const OPTIONS = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+
+  // lines: [{name, color, dash, curve: {step, seconds, value}}]
+  const draw = (box, title, lines, { smoothing = 0, log = false, axis = "step" } = {}) => {
+    const traces = [];
+    for (const line of lines) {
+      const curve = thin(line.curve, 4000);
+      const few = curve.value.length < 30;
+      const trace = (values, more) => ({
+        x: curve[axis], y: values, name: escape(line.name), type: "scatter", connectgaps: false,
+        mode: few ? "lines+markers" : "lines", marker: { size: 4 },
+        line: { color: color(line.color), dash: DASHES[line.dash % DASHES.length], width: 1.8 }, ...more });
+      if (smoothing > 0) {
+        traces.push(trace(curve.value, { opacity: 0.22, showlegend: false, hoverinfo: "skip", mode: "lines" }));
+        traces.push(trace(smooth(curve.value, smoothing)));
+      } else traces.push(trace(curve.value));
+    }
+    const shown = layout(title, axis === "step" ? "step" : "seconds", { showlegend: traces.length > 1 });
+    shown.yaxis.type = log ? "log" : "linear";
+    return Plotly.react(box, traces, shown, OPTIONS);
+  };
+
+  // diagrams: [{name, color, diagram: {confidence, accuracy, count}}]
+  const reliability = (box, title, diagrams) => {
+    const ideal = { x: [0, 1], y: [0, 1], mode: "lines", hoverinfo: "skip", showlegend: false,
+                    line: { color: style("--muted"), width: 1, dash: "dot" } };
+    const traces = diagrams.flatMap(({ name, color: place, diagram }) => {
+      const total = diagram.count.reduce((sum, n) => sum + (n || 0), 0) || 1;
+      const size = diagram.count.map((n) => 5 + 22 * Math.sqrt((n || 0) / total));
+      return [{
+        x: diagram.confidence, y: diagram.accuracy, name: escape(name), mode: "lines+markers", connectgaps: true,
+        line: { color: color(place), width: 1.2 }, marker: { size, opacity: 0.75, line: { width: 0 } },
+        customdata: diagram.count, hovertemplate: "sure %{x:.3f}, right %{y:.3f}, %{customdata:,.0f} examples" }];
+    });
+    const shown = layout(title, "confidence", { hovermode: "closest", showlegend: diagrams.length > 1 });
+    shown.xaxis.range = shown.yaxis.range = [-0.02, 1.04];
+    shown.yaxis.title = { text: "accuracy", font: { color: style("--muted"), size: 11 } };
+    return Plotly.react(box, [ideal, ...traces], shown, OPTIONS);
+  };
+
+  return { color, dark, group, isMain, draw, reliability };
+})();

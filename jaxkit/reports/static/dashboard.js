@@ -1,0 +1,228 @@
+// Asks the server now and then for what is new, and shows it.
+"use strict";
+(() => {
+  const SECONDS_BETWEEN_LOOKS = 2;
+  const find = (id) => document.getElementById(id);
+  const { make } = table;
+  let runs = [], version = "", limit = table.PAGE, metrics = null, sort = { title: "updated", sign: -1 };
+  // Of each selected run its colour, and what was read of its record.
+  const selected = new Map(), records = new Map(), boxes = new Map();
+
+  const get = async (path, query = []) => {
+    const reply = await fetch(`${path}?${new URLSearchParams(query)}`);
+    const found = await reply.json();
+    if (!reply.ok) throw Object.assign(new Error(found.error), { told: true });
+    return found;
+  };
+
+  // Held-out results before those of training, accuracy and loss before the rest.
+  const usual = () => {
+    const names = [...new Set(runs.flatMap((run) => Object.keys(run.values)))];
+    const rank = (name) => (name.includes(".") ? 8 : 0) + (name.includes("/") ? 0 : 4)
+      + (name.endsWith("accuracy") ? 0 : name.endsWith("loss") ? 1 : 2);
+    return names.sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
+  };
+
+  let shownAt = 0;
+  const showRuns = () => {
+    shownAt = Date.now();
+    const words = find("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const text = (run) => `${run.name} ${run.status} ${run.experiment ?? ""}`.toLowerCase();
+    const known = usual(), shown = metrics ?? known.slice(0, 2);
+    const fitting = table.sorted(runs.filter((run) => words.every((w) => text(run).includes(w))), shown, sort);
+    const focused = document.activeElement?.dataset?.run;
+    find("head").replaceChildren(table.head(shown, sort, sortBy));
+    find("runs").replaceChildren(...fitting.slice(0, limit).map(
+      (run) => table.row(run, shown, selected.get(run.name), choose)));
+    if (focused) find("runs").querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
+    find("further").hidden = fitting.length <= limit;
+    find("further").textContent = `${fitting.length - limit} more`;
+    find("none").hidden = fitting.length > 0;
+    find("none").textContent = runs.length ? "No run fits the filter." : "No runs yet. The first to start appears here.";
+    find("count").textContent = `${runs.length.toLocaleString("en")} run${runs.length === 1 ? "" : "s"}`;
+    showColumns(known, shown);
+  };
+
+  const showColumns = (known, shown) => {
+    const names = known.join("\n");
+    if (find("columns").dataset.names === names) return;
+    find("columns").dataset.names = names;
+    find("columns").replaceChildren(...known.map((name) => {
+      const label = make("label"), box = make("input");
+      box.type = "checkbox";
+      box.checked = shown.includes(name);
+      box.addEventListener("change", () => {
+        metrics = (metrics ?? shown).filter((other) => other !== name);
+        if (box.checked) metrics.push(name);
+        showRuns();
+      });
+      label.append(box, make("span", "", name));
+      return label;
+    }));
+  };
+
+  const sortBy = (title) => {
+    sort = { title, sign: sort.title === title ? -sort.sign : title === "updated" ? -1 : 1 };
+    showRuns();
+  };
+
+  const choose = (name, wanted) => {
+    if (wanted && !selected.has(name)) {
+      const taken = new Set(selected.values());
+      let place = 0;
+      while (taken.has(place)) place++;
+      selected.set(name, place);
+    } else if (!wanted) selected.delete(name);
+    history.replaceState(null, "", `#${new URLSearchParams([...selected.keys()].map((run) => ["run", run]))}`);
+    showRuns();
+    showCurves();
+    showConfig();
+    readSelected();
+  };
+
+  const add = (record, found) => {
+    if (found.restart) { record.curves = {}; record.began = undefined; }
+    for (const [step, wall, values] of found.rows) {
+      record.began ??= wall ?? undefined;
+      for (const [name, value] of Object.entries(values)) {
+        const curve = (record.curves[name] ??= { step: [], seconds: [], value: [] });
+        curve.step.push(step);
+        curve.seconds.push(wall === null ? null : wall - record.began);
+        curve.value.push(value);
+      }
+    }
+    record.offset = found.offset;
+    record.digest = found.digest;
+  };
+
+  const readOne = async (name) => {
+    if (!records.has(name)) records.set(name, { offset: 0, digest: "", curves: {}, busy: false });
+    const record = records.get(name);
+    if (record.busy) return false;
+    record.busy = true;
+    let news = false;
+    try {
+      for (let more = true; more && selected.has(name);) {
+        const found = await get("api/rows", { run: name, offset: record.offset, digest: record.digest });
+        news ||= found.rows.length > 0 || found.restart && record.offset > 0;
+        add(record, found);
+        more = found.more;
+      }
+    } catch (error) {
+      if (!error.told) throw error;
+    } finally { record.busy = false; }
+    return news;
+  };
+
+  const readSelected = async () => {
+    const news = await Promise.all([...selected.keys()].map(readOne));
+    if (news.some(Boolean)) showCurves();
+  };
+
+  const showCurves = () => {
+    const chosen = [...selected].map(([name, place]) => ({ name, place, curves: records.get(name)?.curves ?? {} }));
+    const groups = charts.group(chosen);
+    const wanted = { smoothing: Number(find("smoothing").value), log: find("log").checked, axis: find("axis").value };
+    for (const [metric, box] of boxes) {
+      if (!groups.has(metric)) { Plotly.purge(box); box.remove(); boxes.delete(metric); }
+    }
+    for (const [metric, lines] of groups) {
+      const main = charts.isMain(metric);
+      if (!main && !find("folded").open) continue;
+      if (!boxes.has(metric)) {
+        boxes.set(metric, make("div", "chart"));
+        find(main ? "curves" : "more").append(boxes.get(metric));
+      }
+      charts.draw(boxes.get(metric), metric, lines, wanted);
+    }
+    find("folded").hidden = [...groups.keys()].every(charts.isMain);
+    const empty = !selected.size ? "Select runs to see their curves." : groups.size ? "" : "Nothing is recorded yet.";
+    find("hint").textContent = empty;
+    find("hint").hidden = !empty;
+    find("report").hidden = !selected.size;
+    find("report").href = `report?${new URLSearchParams([...selected.keys()].map((run) => ["run", run]))}`;
+    find("report").textContent = selected.size > 1 ? `report of these ${selected.size}` : "report of this run";
+  };
+
+  let asked = 0;
+  const showConfig = async () => {
+    const names = [...selected.keys()], mine = ++asked, box = find("config");
+    if (!names.length) { box.replaceChildren(); return; }
+    try {
+      const found = await get("api/config", names.map((run) => ["run", run]));
+      // Another selection may have been made meanwhile.
+      if (mine === asked) box.replaceChildren(...configOf(names, found));
+    } catch (error) {
+      if (mine === asked) box.replaceChildren(make("p", "", error.message));
+    }
+  };
+
+  const configOf = (names, found) => {
+    if (names.length === 1) {
+      const whole = make("details");
+      whole.append(make("summary", "", "config"), make("pre", "", found.text));
+      return [whole];
+    }
+    const title = make("h2", "", "Config differences");
+    if (!found.differences.length) return [title, make("p", "", "None: the same config.")];
+    const grid = make("table"), head = make("tr"), body = make("tbody"), top = make("thead"), scroll = make("div", "scroll");
+    head.append(make("th", "", ""), ...names.map((name) => make("th", "", name)));
+    for (const [path, values] of found.differences) {
+      const row = make("tr"), cell = make("th");
+      cell.append(make("code", "", path));
+      row.append(cell, ...values.map((value) => {
+        const made = make("td");
+        made.append(make("code", "", value ?? ""));
+        return made;
+      }));
+      body.append(row);
+    }
+    top.append(head);
+    grid.append(top, body);
+    scroll.append(grid);
+    return [title, scroll];
+  };
+
+  const look = async () => {
+    if (!document.hidden) {
+      try {
+        const found = await get("api/runs", { version });
+        find("directory").textContent = found.directory;
+        if (found.runs) {
+          const first = version === "";
+          runs = found.runs;
+          version = found.version;
+          for (const name of selected.keys()) if (!runs.some((run) => run.name === name)) selected.delete(name);
+          if (first) begin();
+          showRuns();
+          if (first) { showCurves(); showConfig(); }
+        }
+        // "2 min ago" grows old too.
+        if (Date.now() - shownAt > 30_000) showRuns();
+        await readSelected();
+        find("connection").textContent = "";
+        find("connection").className = "";
+      } catch (error) {
+        find("connection").textContent = error.told ? error.message : "no connection, trying again";
+        find("connection").className = "lost";
+      }
+    }
+    setTimeout(look, 1000 * SECONDS_BETWEEN_LOOKS);
+  };
+
+  // What the address names, or the newest run.
+  const begin = () => {
+    const named = new URLSearchParams(location.hash.slice(1)).getAll("run");
+    const newest = [...runs].sort((a, b) => (b.updated ?? 0) - (a.updated ?? 0)).slice(0, 1).map((run) => run.name);
+    const known = named.filter((name) => runs.some((run) => run.name === name));
+    (known.length ? known : newest).forEach((name, place) => selected.set(name, place));
+  };
+
+  for (const id of ["smoothing", "log", "axis"]) find(id).addEventListener("input", showCurves);
+  find("filter").addEventListener("input", () => { limit = table.PAGE; showRuns(); });
+  find("further").addEventListener("click", () => { limit += table.PAGE; showRuns(); });
+  find("clear").addEventListener("click", () => { [...selected.keys()].forEach((name) => choose(name, false)); });
+  find("folded").addEventListener("toggle", showCurves);
+  charts.dark.addEventListener("change", () => { showRuns(); showCurves(); });
+  look();
+})();

@@ -1,0 +1,47 @@
+// Draws what stands in the page as data.
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const find = (id) => document.getElementById(id);
+  const groups = charts.group(data.runs.map((name, place) => ({ name, place, curves: data.curves[place] })));
+
+  const boxes = new Map();
+  const box = (parent, name) => {
+    if (!boxes.has(name)) {
+      const made = document.createElement("div");
+      made.className = "chart";
+      parent.append(made);
+      boxes.set(name, made);
+    }
+    return boxes.get(name);
+  };
+
+  const draw = () => {
+    const wanted = find("smoothing") && {
+      smoothing: Number(find("smoothing").value), log: find("log").checked, axis: find("axis").value };
+    for (const [metric, lines] of groups) {
+      const parent = find(charts.isMain(metric) ? "curves" : "more");
+      const folded = parent.closest("details");
+      // What is folded has no width yet.
+      if (!folded || folded.open) charts.draw(box(parent, metric), metric, lines, wanted);
+    }
+    const diagrams = new Map();
+    data.reliability.forEach((found, place) => {
+      for (const [name, diagram] of Object.entries(found)) {
+        if (!diagrams.has(name)) diagrams.set(name, []);
+        diagrams.get(name).push({ name: data.runs[place], color: place, diagram });
+      }
+    });
+    for (const [name, found] of diagrams) charts.reliability(box(find("reliability"), `${name} `), name, found);
+    for (const swatch of document.querySelectorAll(".swatch")) {
+      swatch.style.background = charts.color(Number(swatch.dataset.color));
+    }
+  };
+
+  for (const id of ["smoothing", "log", "axis"]) find(id)?.addEventListener("input", draw);
+  const more = find("more")?.closest("details");
+  if (more) more.hidden = [...groups.keys()].every(charts.isMain);
+  more?.addEventListener("toggle", draw);
+  charts.dark.addEventListener("change", draw);
+  draw();
+})();

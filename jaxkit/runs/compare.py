@@ -1,0 +1,133 @@
+"""What two runs differ in: config, code, data, versions, devices, what they recorded and what they came to."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxkit import configs
+from jaxkit.runs import code, directory, evaluations, files, rows
+
+# What a run was made with beside its config, code and data.
+_ENVIRONMENT = ("python", "platform", "devices", "driver", "form", "command")
+
+
+def pair(a: Path, b: Path) -> dict[str, Any]:
+    """Everything that two runs differ in, as plain data; what `jaxkit compare A B --json` prints.
+
+    Raises:
+        UsageError: not run directories, or damaged ones.
+    """
+    records = [rows.read(run / directory.METRICS) for run in (a, b)]
+    summaries = [directory.summary(run, record) for run, record in zip((a, b), records)]
+    origins = [files.read_json(run / directory.PROVENANCE) or {} for run in (a, b)]
+    codes = [code.state(run, origin) for run, origin in zip((a, b), origins)]
+    return {
+        "runs": [summary["run"] for summary in summaries],
+        "status": [summary["status"] for summary in summaries],
+        "steps": [summary["step"] for summary in summaries],
+        "fingerprints": [summary["fingerprint"] for summary in summaries],
+        "params_sha256": [summary["params_sha256"] for summary in summaries],
+        "record": record(*records),
+        "config": differing_config(directory.read_config(a), directory.read_config(b)),
+        "code": {
+            "commits": [found["commit"] for found in codes],
+            "dirty": [found["dirty"] for found in codes],
+            **code.difference(a, b, (codes[0], codes[1])),
+        },
+        "data": data(*(part(origin, "data") for origin in origins)),
+        "packages": differing(*(part(origin, "packages") for origin in origins)),
+        "environment": differing(*(environment(origin) for origin in origins)),
+        "metrics": beside([metrics(summary) for summary in summaries]),
+        "timing": beside([summary["timing"] for summary in summaries]),
+    }
+
+
+def differing_config(a: configs.Frozen, b: configs.Frozen) -> list[dict[str, Any]]:
+    """Where two configs differ: [{"path", "a", "b"}], each value as Python writes it, None for what is not there.
+
+    Example:
+        >>> differing_config(configs.freeze({"seed": 1}), configs.freeze({"seed": 1.0}))
+        [{'path': 'seed', 'a': '1', 'b': '1.0'}]
+    """
+    said = lambda value: None if value is configs.MISSING else repr(configs.thaw(value))
+    return [{"path": path, "a": said(x), "b": said(y)} for path, x, y in configs.differences(a, b)]
+
+
+def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The entries of two dicts that differ, both values of each; None for what is not there.
+
+    Example:
+        >>> differing({"jax": "0.10", "numpy": "2"}, {"jax": "0.11", "numpy": "2"})
+        {'jax': ['0.10', '0.11']}
+    """
+    return {name: [a.get(name), b.get(name)] for name in dict.fromkeys((*a, *b)) if a.get(name) != b.get(name)}
+
+
+def data(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, dict[str, list[Any]]]:
+    """The entries of the data manifests that differ, split by split.
+
+    Example:
+        >>> data({"train": {"size": 3, "sha256": "a"}}, {"train": {"size": 4, "sha256": "a"}})
+        {'train': {'size': [3, 4]}}
+    """
+    manifest = lambda manifests, split: part(manifests, split)
+    found = {split: differing(manifest(a, split), manifest(b, split)) for split in dict.fromkeys((*a, *b))}
+    return {split: entries for split, entries in found.items() if entries}
+
+
+def record(a: Sequence[Mapping[str, Any]], b: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Up to which step two records are identical, by their chains of digests, and what differs first.
+
+    Returns:
+        {"identical_steps": rows, "up_to": the last step that is the same (None for none), "first": None where one
+        record is the beginning of the other, else {"steps": [a, b], "values": {name: [a, b]}}}
+
+    Example:
+        >>> one, other = [{"step": 5, "digest": "0", "loss": 1.0}], [{"step": 5, "digest": "1", "loss": 2.0}]
+        >>> record(one, other)["first"]
+        {'steps': [5, 5], 'values': {'loss': [1.0, 2.0]}}
+    """
+    same = 0
+    for x, y in zip(a, b):
+        if (x["step"], x["digest"]) != (y["step"], y["digest"]):
+            break
+        same += 1
+    first = None
+    if same < min(len(a), len(b)):
+        x, y = a[same], b[same]
+        values = lambda row: {name: value for name, value in row.items() if name not in rows.BESIDE}
+        first = {"steps": [x["step"], y["step"]], "values": differing(values(x), values(y))}
+    return {
+        "identical_rows": same,
+        "rows": [len(a), len(b)],
+        "up_to": a[same - 1]["step"] if same else None,
+        "first": first,
+    }
+
+
+def metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run came to, flat: that of the last evaluation, of a run without one what it recorded last."""
+    found = {
+        name: value
+        for split, values in summary["evaluation"].items()
+        for name, value in evaluations.flat(values, f"{split}/").items()
+    }
+    return found or {name: value for name, value in summary["newest"].items() if name not in rows.BESIDE}
+
+
+def beside(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """The values of several dicts by name; None for what one does not have."""
+    names = dict.fromkeys(name for column in columns for name in column)
+    return {name: [column.get(name) for column in columns] for name in names}
+
+
+def environment(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run was made with beside its config, code, data and packages, flat."""
+    flags = {f"${name}": value for name, value in part(provenance, "environment").items()}
+    return {name: provenance[name] for name in _ENVIRONMENT if name in provenance} | flags
+
+
+def part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What stands under a name of a file that hands may have edited: a dict, empty where it is none."""
+    found = tree.get(name)
+    return found if isinstance(found, dict) else {}

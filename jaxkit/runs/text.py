@@ -1,0 +1,38 @@
+"""How numbers and names are shown: short, and unable to move a terminal's cursor."""
+
+from typing import Any
+
+
+def printable(text: str) -> str:
+    r"""The text with every character that a terminal would act on replaced; lines stay lines.
+
+    Example:
+        >>> printable("run\x1b[2J\tone")
+        'run\ufffd[2J\tone'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def number(value: Any) -> str:
+    """A number in a few digits, anything else as it is.
+
+    Example:
+        >>> number(0.99444444), number(12345), number(17862.45), number(3.2e-07), number("nan")
+        ('0.9944', '12,345', '17,862', '3.2e-07', 'nan')
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return printable(str(value))
+    return f"{value:,.0f}" if isinstance(value, int) or 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
+
+
+def seconds(value: float) -> str:
+    """A duration.
+
+    Example:
+        >>> seconds(0.0213), seconds(75), seconds(7260)
+        ('0.021 s', '1 min 15 s', '2 h 1 min')
+    """
+    if value < 59.5:
+        return f"{value:.2g} s" if value < 9.5 else f"{value:.0f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
