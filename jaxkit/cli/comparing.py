@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxkit.cli import tables
 from jaxkit.errors import UsageError
 from jaxkit.runs.text import number, printable
 
@@ -26,9 +27,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found, indent=1))
         return 0
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = tables.console()
     for part in _pair(found, diff=arguments.diff) if alone else _groups(found):
         console.print(part, soft_wrap=isinstance(part, str))
     return 0
@@ -43,14 +42,14 @@ def _pair(found: Mapping[str, Any], *, diff: bool) -> Iterator[Any]:
         yield printable(code["diff"] if diff else code["stat"] + "\n(--diff shows it whole)")
     if found["config"]:
         rows = [("config." + row["path"], row["a"], row["b"]) for row in found["config"]]
-        yield _table("config", ("A", "B"), rows)
+        yield tables.table(("config", "A", "B"), rows)
     yield from _sections(found)
     if found["metrics"]:
-        rows = [(name, number(a), number(b), _change(a, b)) for name, (a, b) in found["metrics"].items()]
-        yield _table("last evaluation", ("A", "B", "B - A"), rows)
+        values = [(name, number(a), number(b), _change(a, b)) for name, (a, b) in found["metrics"].items()]
+        yield tables.table(("last evaluation", "A", "B", "B - A"), values, right=(1, 2, 3))
     times = [(name, number(a), number(b)) for name, (a, b) in found["timing"].items()]
     if times:
-        yield _table("timing", ("A", "B"), times)
+        yield tables.table(("timing", "A", "B"), times, right=(1, 2))
 
 
 def _lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -95,7 +94,7 @@ def _sections(found: Mapping[str, Any]) -> Iterator[Any]:
     }
     for title, entries in parts.items():
         if entries:
-            yield _table(title, ("A", "B"), [(name, _said(a), _said(b)) for name, (a, b) in entries.items()])
+            yield tables.table((title, "A", "B"), [(name, _said(a), _said(b)) for name, (a, b) in entries.items()])
 
 
 def _groups(found: Mapping[str, Any]) -> Iterator[Any]:
@@ -107,16 +106,18 @@ def _groups(found: Mapping[str, Any]) -> Iterator[Any]:
         yield printable(f"within both groups differ: {', '.join('config.' + path for path in within)}")
     if between:
         rows = [("config." + row["path"], _values(row["a"]), _values(row["b"])) for row in between]
-        yield _table("config", ("A", "B"), rows)
+        yield tables.table(("config", "A", "B"), rows)
     else:
         yield "the groups differ in no value of the config"
-    rows = []
+    table: list[tuple[Any, ...]] = []
     for name, row in found["metrics"].items():
         low_high = "{} to {}".format(*map(number, row["interval"])) if row["interval"] else ""
         p = f"{row['p']:.2g}" if row["p"] is not None else ""
         change = number(row["difference"]) if row["difference"] is not None else ""
-        rows.append((name, _moments(row["a"]), _moments(row["b"]), change, low_high, p, row["note"] or ""))
-    yield _table("last evaluation", ("A", "B", "B - A", "95 % interval", "p", ""), rows)
+        # Few runs are said once, below.
+        note = "" if row["note"] == "few runs" else row["note"]
+        table.append((name, _moments(row["a"]), _moments(row["b"]), change, low_high, p, note))
+    yield tables.table(("last evaluation", "A", "B", "B - A", "95 % interval", "p", ""), table)
     how = "paired by seed, paired t" if found["paired"] else "not paired (other seeds), Welch's t"
     yield f"mean ± standard deviation of a run; {how}; p is of each row alone, not corrected for their number"
     for note in found["notes"]:
@@ -140,15 +141,3 @@ def _change(a: Any, b: Any) -> str:
 
 def _said(value: Any) -> str:
     return "" if value is None else json.dumps(value) if isinstance(value, list | dict) else str(value)
-
-
-def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title, *columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns:
-        column.overflow = "fold"
-    for row in rows:
-        table.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
-    return table

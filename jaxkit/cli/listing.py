@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxkit.cli import tables
 from jaxkit.configs import MISSING
 from jaxkit.errors import UsageError
 from jaxkit.runs.text import number, printable
-
-_RIGHT = (int, float)
 
 
 def runs(arguments: argparse.Namespace) -> int:
@@ -30,9 +29,7 @@ def runs(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([_for_machines(entry, columns) for entry in found], indent=1))
         return 0
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    console = tables.console()
     if not found:
         console.print(f"no runs in {top}" if not entries else f"none of the {len(entries):,} runs in {top}")
         return 0
@@ -58,23 +55,18 @@ def _for_machines(entry: Mapping[str, Any], columns: Sequence[str]) -> dict[str,
 
 
 def _table(entries: Sequence[Mapping[str, Any]], columns: Sequence[str], *, evaluation: bool) -> Any:
-    from rich import box
-    from rich.table import Table
-
     from jaxkit.runs import selecting
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in columns:
-        values = [selecting.value(entry, name) for entry in entries]
-        known = [value for value in values if value is not MISSING]
-        right = bool(known) and all(isinstance(value, _RIGHT) for value in known)
-        table.add_column(printable(name), justify="right" if right else "left", overflow="fold")
-    if evaluation:
-        table.add_column("evaluation", overflow="fold")
-    for entry in entries:
-        cells = [_cell(entry, name) for name in columns]
-        table.add_row(*cells, *([_evaluation(entry)] if evaluation else []))
-    return table
+    right = []
+    for place, name in enumerate(columns):
+        known = [value for entry in entries if (value := selecting.value(entry, name)) is not MISSING]
+        if known and name != "updated" and all(isinstance(value, int | float) for value in known):
+            right.append(place)
+    rows = (
+        [*(_cell(entry, name) for name in columns), *([_evaluation(entry)] if evaluation else [])]
+        for entry in entries
+    )
+    return tables.table([*columns, *(["evaluation"] if evaluation else [])], rows, right=right)
 
 
 def _cell(entry: Mapping[str, Any], name: str) -> str:
@@ -89,7 +81,7 @@ def _cell(entry: Mapping[str, Any], name: str) -> str:
         return time.strftime("%Y-%m-%d %H:%M", time.localtime(found))
     if name in ("commit", "fingerprint", "params_sha256"):
         return printable(str(found)[:12])
-    return number(found) if isinstance(found, _RIGHT) else printable(str(found))
+    return number(found) if isinstance(found, int | float) else printable(str(found))
 
 
 def _evaluation(entry: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxkit.cli import tables
 from jaxkit.runs.text import number, printable, seconds
 
 _TIMING = {
@@ -31,14 +32,12 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found, indent=1))
         return 0
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
+    provenance = files.read_json(run / directory.PROVENANCE) or {}
+    console = tables.console()
     console.print(f"{printable(str(run))}: {_headline(found)}", soft_wrap=True)
     if found["evaluation"]:
         console.print(_results(found["evaluation"]))
-    provenance = files.read_json(run / directory.PROVENANCE) or {}
-    for name, text in (*_newest(found["newest"]), *_timing(found["timing"]), *_origin(found, provenance)):
+    for name, text in (*_newest(found), *_timing(found["timing"]), *_origin(found, provenance)):
         console.print(f"{name:22} {printable(text)}", soft_wrap=True)
     return 0
 
@@ -51,25 +50,22 @@ def _headline(found: Mapping[str, Any]) -> str:
 
 
 def _results(evaluation: Mapping[str, Mapping[str, Any]]) -> Any:
-    from rich import box
-    from rich.table import Table
-
     from jaxkit.runs import evaluations
 
     columns = {split: evaluations.flat(metrics) for split, metrics in evaluation.items()}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("evaluation")
-    for split in columns:
-        table.add_column(printable(split), justify="right")
-    for name in dict.fromkeys(name for values in columns.values() for name in values):
-        table.add_row(printable(name), *(number(values.get(name, "")) for values in columns.values()))
-    return table
+    names = dict.fromkeys(name for values in columns.values() for name in values)
+    rows = ((name, *(number(values.get(name, "")) for values in columns.values())) for name in names)
+    return tables.table(("evaluation", *columns), rows, right=range(1, len(columns) + 1))
 
 
-def _newest(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _newest(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The newest row, without what the table says already."""
     from jaxkit.runs import rows
 
-    values = {name: value for name, value in row.items() if name not in rows.BESIDE}
+    row, evaluated = found["newest"], tuple(f"{split}/" for split in found["evaluation"])
+    values = {
+        name: value for name, value in row.items() if name not in rows.BESIDE and not name.startswith(evaluated)
+    }
     if values:
         yield (
             f"recorded at {row['step']:,}",

@@ -1,5 +1,6 @@
 """Everything that a report says of one run, read from its directory alone."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +36,18 @@ class Run(NamedTuple):
     samples: str
 
 
-def run(workdir: Path) -> Run:
+def runs(workdirs: Sequence[Path]) -> list[Run]:
+    """Reads run directories; each is called by as much of its path as tells it from the others.
+
+    Raises:
+        UsageError: not run directories, or damaged ones.
+    """
+    paths = [workdir.resolve() for workdir in workdirs]
+    common = os.path.commonpath(paths) if len(set(paths)) > 1 else str(paths[0].parent)
+    return [run(workdir, os.path.relpath(path, common)) for workdir, path in zip(workdirs, paths)]
+
+
+def run(workdir: Path, name: str) -> Run:
     """Reads a run directory.
 
     Raises:
@@ -43,7 +55,7 @@ def run(workdir: Path) -> Run:
     """
     recorded = rows.read(workdir / directory.METRICS)
     return Run(
-        name=workdir.resolve().name,
+        name=name,
         summary=directory.summary(workdir, recorded),
         config=directory.read_config(workdir),
         curves=curves(recorded),

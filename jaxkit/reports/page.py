@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -36,11 +37,14 @@ def headline(runs: Sequence[Run]) -> Markup:
             f"{run.summary['step']:,} of {run.summary['num_steps']:,}",
             run.provenance.get("seed", ""),
             element("code", run.summary["fingerprint"][:12]),
+            _moment(run.summary["newest"].get("wall")),
         )
         for place, run in enumerate(runs)
     ]
     lead = element("p", ", ".join(experiments), class_="lead") if len(runs) == 1 else None
-    return joined(element("h1", title), lead, table(("run", "status", "step", "seed", "config"), rows))
+    return joined(
+        element("h1", title), lead, table(("run", "status", "step", "seed", "config", "last recorded"), rows)
+    )
 
 
 def results(runs: Sequence[Run]) -> Markup | None:
@@ -78,9 +82,10 @@ def curves(runs: Sequence[Run]) -> Markup | None:
         '<option value="seconds">time</option></select></label></div>'
     )
     warnings = element("p", *(element("span", line, class_="warning") for line in lost)) if lost else None
-    boxes = element("div", class_="charts", id="curves")
-    more = folded("More curves", element("div", class_="charts", id="more"))
-    return _section("curves", "Curves", controls, warnings, boxes, more)
+    legend = element("div", class_="legend", id="legend")
+    boxes = element("div", class_="charts", id="main-charts")
+    more = folded("More curves", element("div", class_="charts", id="more-charts"))
+    return _section("curves", "Curves", controls, warnings, legend, boxes, more)
 
 
 def charts(runs: Sequence[Run]) -> dict[str, Any]:
@@ -100,7 +105,7 @@ def calibration(runs: Sequence[Run]) -> Markup | None:
         "Of the examples that a run is so sure of, the share that it has right; on the diagonal it is calibrated."
     )
     return _section(
-        "calibration", "Calibration", element("p", text), element("div", class_="charts", id="reliability")
+        "calibration", "Calibration", element("p", text), element("div", class_="charts", id="reliability-charts")
     )
 
 
@@ -115,7 +120,10 @@ def mistakes(runs: Sequence[Run]) -> Markup | None:
             found.append(element("figure", image, element("figcaption", run.name)))
         if run.samples:
             found.append(element("figure", element("pre", run.samples), element("figcaption", run.name)))
-    return _section("mistakes", "Worst mistakes and samples", *found) if found else None
+    if not found:
+        return None
+    beside = "charts" if len(found) > 1 else None
+    return _section("mistakes", "Worst mistakes and samples", element("div", *found, class_=beside))
 
 
 def config(runs: Sequence[Run]) -> Markup:
@@ -129,7 +137,7 @@ def config(runs: Sequence[Run]) -> Markup:
         else:
             parts.append(element("p", "All have the same config."))
     changed = [
-        (run.name, change.get("after_step"), json.dumps(change.get("changed")))
+        (run.name, change.get("after_step"), _code(json.dumps(change.get("changed"))))
         for run in runs
         for change in _list(run.provenance, "config_changes")
         if isinstance(change, dict)
@@ -196,10 +204,10 @@ def _origin(run: Run) -> Iterator[tuple[str, str]]:
             sha256 = str(manifest.get("sha256"))[:12]
             name = f"{manifest.get('name')} {manifest.get('version')}"
             yield f"data.{split}", f"{name}: {manifest.get('size')} records, sha256 {sha256}"
+    if isinstance(told.get("command"), list):
+        yield "command", " ".join(map(str, told["command"]))
     for name, value in compare.environment(told).items():
-        if name == "command" and isinstance(value, list):
-            yield name, " ".join(map(str, value))
-        elif name == "devices" and isinstance(value, list):
+        if name == "devices" and isinstance(value, list):
             yield name, ", ".join(f"{value.count(each)} x {each}" for each in dict.fromkeys(map(str, value)))
         else:
             yield name, value if isinstance(value, str) else json.dumps(value)
@@ -218,6 +226,10 @@ def _list(tree: Mapping[str, Any], name: str) -> list[Any]:
 
 def _section(identifier: str, title: str, *children: Any) -> Markup:
     return element("section", element("h2", title), *children, id=identifier)
+
+
+def _moment(wall: Any) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(wall)) if isinstance(wall, int | float) else ""
 
 
 def _code(value: Any) -> Any:

@@ -23,7 +23,7 @@ def html(workdirs: Sequence[Path]) -> str:
     Raises:
         UsageError: not run directories, or damaged ones; plotly is not installed.
     """
-    runs = [gather.run(workdir) for workdir in workdirs]
+    runs = gather.runs(workdirs)
     scripts = [plotly(), static("charts.js"), static("report.js")]
     parts = [part(runs) for part in (page.results, page.curves, page.calibration, page.mistakes)]
     parts += [part(runs) for part in (page.config, page.provenance, page.timing)]

@@ -1,6 +1,7 @@
 """What the dashboard answers: a function of the runs' directory and a request, without a socket."""
 
 import json
+import os
 import threading
 import time
 import urllib.parse
@@ -145,12 +146,12 @@ def _rows(site: Site, query: Mapping[str, list[str]]) -> Reply:
 
 
 def _ends_with(file: Any, offset: int, digest: str) -> bool:
-    if offset <= 0 or not digest:
+    if not (0 < offset <= os.fstat(file.fileno()).st_size and digest):
         return False
     begin = max(0, offset - _LONGEST_ROW)
     file.seek(begin)
     content = file.read(offset - begin)
-    if len(content) < offset - begin or not content.endswith(b"\n"):
+    if not content.endswith(b"\n"):
         return False
     found, _ = rows.parse(content[content.rfind(b"\n", 0, -1) + 1 :])
     return bool(found) and found[-1]["digest"] == digest

@@ -7,8 +7,8 @@ from typing import Any
 from jaxkit import configs
 from jaxkit.runs import code, directory, evaluations, files, rows
 
-# What a run was made with beside its config, code and data.
-_ENVIRONMENT = ("python", "platform", "devices", "driver", "form", "command")
+# What a run was made with beside its config, code and data. Not its command: the config says what that came to.
+_ENVIRONMENT = ("python", "platform", "devices", "driver", "form")
 
 
 def pair(a: Path, b: Path) -> dict[str, Any]:

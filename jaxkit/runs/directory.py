@@ -178,7 +178,8 @@ def status(workdir: Path) -> dict[str, Any]:
 
 def _stands(workdir: Path) -> dict[str, Any]:
     # A run that was made before there was a number is of the first format.
-    found = {"format": 1, "status": "running", "step": 0, "timing": {}} | (files.read_json(workdir / STATUS) or {})
+    start: dict[str, Any] = {"format": 1, "status": "running", "step": 0, "timing": {}}
+    found = start | (files.read_json(workdir / STATUS) or {})
     for name, kind in (("format", int), ("status", str), ("step", int), ("timing", dict)):
         if not isinstance(found[name], kind):
             raise files.damaged(workdir / STATUS, f"{name}: came {found[name]!r}, wanted {kind.__name__}")

@@ -125,7 +125,14 @@ def runs(top: Path, *, remember: bool = True) -> list[dict[str, Any]]:
 
 def _entry(place: Place) -> dict[str, Any]:
     """What is to be known of one run; of a damaged one, which must not hide the others, what is wrong with it."""
-    empty = {"name": place.name, "config": {}, "values": {}, "commit": None, "updated": None, "spark": []}
+    empty: dict[str, Any] = {
+        "name": place.name,
+        "config": {},
+        "values": {},
+        "commit": None,
+        "updated": None,
+        "spark": [],
+    }
     try:
         recorded = rows.read(place.path / directory.METRICS)
         summary = directory.summary(place.path, recorded)

@@ -47,7 +47,7 @@ def test_sorting_and_columns(three, command, asked):
     assert [row["status"] for row in found] == ["failed", "finished", "finished"]
     code, out, _ = command("runs", three, "--sort=-config.seed", columns)
     assert code == 0
-    assert [line.split() for line in out.splitlines()[-3:]] == [
+    assert [line.split() for line in out.rstrip().splitlines()[-3:]] == [
         ["c", "3", "0.5"],
         ["group/b", "2", "0.99"],
         ["a", "1", "0.95"],

@@ -26,12 +26,33 @@ const charts = (() => {
         const { splits, lines } = groups.get(metric);
         if (!splits.includes(split)) splits.push(split);
         const nth = splits.indexOf(split);
-        lines.push({ name: several ? `${run.name}, ${split}` : split, curve,
+        lines.push({ name: several ? `${run.name}, ${split}` : split, split, run: run.name, curve,
                      color: several ? run.place : nth, dash: several ? nth : 0 });
       }
     }
     const order = (a, b) => (a !== "loss") - (b !== "loss") || (a < b ? -1 : 1);
     return new Map([...groups].sort(([a], [b]) => order(a, b)).map(([metric, { lines }]) => [metric, lines]));
+  };
+
+  // What the colours and the dashes mean: of one run its splits, of several the runs, and how their splits are drawn.
+  const legend = (box, groups) => {
+    const lines = [...groups].filter(([metric]) => isMain(metric)).flatMap(([, found]) => found);
+    const colors = new Map(), dashes = new Map();
+    const several = new Set(lines.map((line) => line.run)).size > 1;
+    for (const line of lines) {
+      colors.set(several ? line.run : line.split, line.color);
+      dashes.set(line.split, line.dash);
+    }
+    const item = (text, paint, dash) => {
+      const made = document.createElement("span"), sample = document.createElement("i");
+      sample.style.borderTopColor = paint;
+      sample.style.borderTopStyle = ["solid", "dashed", "dotted", "double"][dash % 4];
+      made.append(sample, document.createTextNode(text));
+      return made;
+    };
+    const items = [...colors].map(([text, place]) => item(text, color(place), 0));
+    if (several) items.push(...[...dashes].map(([text, dash]) => item(text, style("--muted"), dash)));
+    box.replaceChildren(...items);
   };
 
   // The parts of a composed metric, and speed, are for whoever asks.
@@ -75,17 +96,19 @@ const charts = (() => {
                font: { size: 14, color: style("--text") } },
       font: { family: "system-ui, sans-serif", size: 12, color: style("--text") },
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
-      margin: { l: 48, r: 12, t: 36, b: 40 },
+      margin: { l: 48, r: 12, t: 40, b: 40 },
       xaxis: { ...axis, title: { text: x, font: { color: style("--muted"), size: 11 }, standoff: 6 } },
       yaxis: { ...axis },
-      legend: { orientation: "h", y: -0.2, yanchor: "top", font: { size: 11 } },
-      hoverlabel: { namelength: 40 }, hovermode: "x unified", ...more,
+      // The legend stands over all charts, once.
+      showlegend: false, hovermode: "x unified", hoverlabel: { namelength: 40, bgcolor: style("--surface") },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: style("--muted"), activecolor: style("--accent") }, ...more,
     };
   };
 
   // Plotly reads a little HTML in texts: names are shown as they are.
   const escape = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const OPTIONS = { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["lasso2d", "select2d"] };
+  const OPTIONS = { displaylogo: false, responsive: true,
+                    modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] };
 
   // lines: [{name, color, dash, curve: {step, seconds, value}}]
   const draw = (box, title, lines, { smoothing = 0, log = false, axis = "step" } = {}) => {
@@ -102,7 +125,7 @@ const charts = (() => {
         traces.push(trace(smooth(curve.value, smoothing)));
       } else traces.push(trace(curve.value));
     }
-    const shown = layout(title, axis === "step" ? "step" : "seconds", { showlegend: traces.length > 1 });
+    const shown = layout(title, axis === "step" ? "step" : "seconds");
     shown.yaxis.type = log ? "log" : "linear";
     return Plotly.react(box, traces, shown, OPTIONS);
   };
@@ -119,11 +142,11 @@ const charts = (() => {
         line: { color: color(place), width: 1.2 }, marker: { size, opacity: 0.75, line: { width: 0 } },
         customdata: diagram.count, hovertemplate: "sure %{x:.3f}, right %{y:.3f}, %{customdata:,.0f} examples" }];
     });
-    const shown = layout(title, "confidence", { hovermode: "closest", showlegend: diagrams.length > 1 });
+    const shown = layout(title, "confidence", { hovermode: "closest" });
     shown.xaxis.range = shown.yaxis.range = [-0.02, 1.04];
     shown.yaxis.title = { text: "accuracy", font: { color: style("--muted"), size: 11 } };
     return Plotly.react(box, [ideal, ...traces], shown, OPTIONS);
   };
 
-  return { color, dark, group, isMain, draw, reliability };
+  return { color, dark, group, isMain, legend, draw, reliability };
 })();

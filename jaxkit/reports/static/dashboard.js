@@ -4,7 +4,7 @@
   const SECONDS_BETWEEN_LOOKS = 2;
   const find = (id) => document.getElementById(id);
   const { make } = table;
-  let runs = [], version = "", limit = table.PAGE, metrics = null, sort = { title: "updated", sign: -1 };
+  let runs = [], rows = new Map(), version = "", limit = table.PAGE, metrics = null, sort = { title: "updated", sign: -1 };
   // Of each selected run its colour, and what was read of its record.
   const selected = new Map(), records = new Map(), boxes = new Map();
 
@@ -30,17 +30,31 @@
     const text = (run) => `${run.name} ${run.status} ${run.experiment ?? ""}`.toLowerCase();
     const known = usual(), shown = metrics ?? known.slice(0, 2);
     const fitting = table.sorted(runs.filter((run) => words.every((w) => text(run).includes(w))), shown, sort);
-    const focused = document.activeElement?.dataset?.run;
     find("head").replaceChildren(table.head(shown, sort, sortBy));
-    find("runs").replaceChildren(...fitting.slice(0, limit).map(
-      (run) => table.row(run, shown, selected.get(run.name), choose)));
-    if (focused) find("runs").querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
+    showRows(fitting.slice(0, limit), shown);
     find("further").hidden = fitting.length <= limit;
     find("further").textContent = `${fitting.length - limit} more`;
     find("none").hidden = fitting.length > 0;
     find("none").textContent = runs.length ? "No run fits the filter." : "No runs yet. The first to start appears here.";
     find("count").textContent = `${runs.length.toLocaleString("en")} run${runs.length === 1 ? "" : "s"}`;
     showColumns(known, shown);
+  };
+
+  // A row that says what it said stays the element that it was: whoever is on it with the keyboard stays there too.
+  const showRows = (fitting, shown) => {
+    const kept = new Map(), focused = document.activeElement?.dataset?.run;
+    for (const run of fitting) {
+      const place = selected.get(run.name);
+      const says = JSON.stringify([run, shown, place, table.ago(run.updated), charts.dark.matches]);
+      const before = rows.get(run.name);
+      const row = before?.says === says ? before.row : table.row(run, shown, place, choose);
+      kept.set(run.name, { says, row });
+    }
+    rows = kept;
+    const now = [...find("runs").children], next = [...kept.values()].map(({ row }) => row);
+    if (now.length === next.length && now.every((row, n) => row === next[n])) return;
+    find("runs").replaceChildren(...next);
+    if (focused) find("runs").querySelector(`[data-run="${CSS.escape(focused)}"]`)?.focus();
   };
 
   const showColumns = (known, shown) => {
@@ -73,6 +87,10 @@
       while (taken.has(place)) place++;
       selected.set(name, place);
     } else if (!wanted) selected.delete(name);
+    showSelected();
+  };
+
+  const showSelected = () => {
     history.replaceState(null, "", `#${new URLSearchParams([...selected.keys()].map((run) => ["run", run]))}`);
     showRuns();
     showCurves();
@@ -124,7 +142,11 @@
     const groups = charts.group(chosen);
     const wanted = { smoothing: Number(find("smoothing").value), log: find("log").checked, axis: find("axis").value };
     for (const [metric, box] of boxes) {
-      if (!groups.has(metric)) { Plotly.purge(box); box.remove(); boxes.delete(metric); }
+      if (groups.has(metric)) continue;
+      box.remove();
+      boxes.delete(metric);
+      // Not while it is being drawn.
+      box.drawn.finally(() => Plotly.purge(box));
     }
     for (const [metric, lines] of groups) {
       const main = charts.isMain(metric);
@@ -133,8 +155,9 @@
         boxes.set(metric, make("div", "chart"));
         find(main ? "curves" : "more").append(boxes.get(metric));
       }
-      charts.draw(boxes.get(metric), metric, lines, wanted);
+      boxes.get(metric).drawn = charts.draw(boxes.get(metric), metric, lines, wanted);
     }
+    charts.legend(find("legend"), groups);
     find("folded").hidden = [...groups.keys()].every(charts.isMain);
     const empty = !selected.size ? "Select runs to see their curves." : groups.size ? "" : "Nothing is recorded yet.";
     find("hint").textContent = empty;
@@ -221,7 +244,7 @@
   for (const id of ["smoothing", "log", "axis"]) find(id).addEventListener("input", showCurves);
   find("filter").addEventListener("input", () => { limit = table.PAGE; showRuns(); });
   find("further").addEventListener("click", () => { limit += table.PAGE; showRuns(); });
-  find("clear").addEventListener("click", () => { [...selected.keys()].forEach((name) => choose(name, false)); });
+  find("clear").addEventListener("click", () => { selected.clear(); showSelected(); });
   find("folded").addEventListener("toggle", showCurves);
   charts.dark.addEventListener("change", () => { showRuns(); showCurves(); });
   look();

@@ -20,11 +20,12 @@
     const wanted = find("smoothing") && {
       smoothing: Number(find("smoothing").value), log: find("log").checked, axis: find("axis").value };
     for (const [metric, lines] of groups) {
-      const parent = find(charts.isMain(metric) ? "curves" : "more");
+      const parent = find(charts.isMain(metric) ? "main-charts" : "more-charts");
       const folded = parent.closest("details");
       // What is folded has no width yet.
       if (!folded || folded.open) charts.draw(box(parent, metric), metric, lines, wanted);
     }
+    if (find("legend")) charts.legend(find("legend"), groups);
     const diagrams = new Map();
     data.reliability.forEach((found, place) => {
       for (const [name, diagram] of Object.entries(found)) {
@@ -32,14 +33,14 @@
         diagrams.get(name).push({ name: data.runs[place], color: place, diagram });
       }
     });
-    for (const [name, found] of diagrams) charts.reliability(box(find("reliability"), `${name} `), name, found);
+    for (const [name, found] of diagrams) charts.reliability(box(find("reliability-charts"), `${name} `), name, found);
     for (const swatch of document.querySelectorAll(".swatch")) {
       swatch.style.background = charts.color(Number(swatch.dataset.color));
     }
   };
 
   for (const id of ["smoothing", "log", "axis"]) find(id)?.addEventListener("input", draw);
-  const more = find("more")?.closest("details");
+  const more = find("more-charts")?.closest("details");
   if (more) more.hidden = [...groups.keys()].every(charts.isMain);
   more?.addEventListener("toggle", draw);
   charts.dark.addEventListener("change", draw);

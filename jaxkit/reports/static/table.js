@@ -65,7 +65,9 @@ const table = (() => {
     box.addEventListener("change", () => choose(run.name, box.checked));
     const swatch = make("span", "swatch");
     if (place !== undefined) swatch.style.background = charts.color(place);
-    const text = make("span", "", run.name);
+    const text = make("span"), title = make("span", "title", run.name);
+    title.title = run.name;
+    text.append(title);
     if (run.error) text.append(make("div", "trouble", run.error));
     label.append(box, swatch, text);
     name.append(label);
@@ -74,12 +76,14 @@ const table = (() => {
     status.append(pill);
     const progress = make("td");
     if (run.num_steps) {
-      const bar = make("progress");
-      bar.max = run.num_steps;
-      bar.value = run.step;
-      bar.title = `${run.step} of ${run.num_steps} steps`;
+      if (run.step < run.num_steps) {
+        const bar = make("progress");
+        bar.max = run.num_steps;
+        bar.value = run.step;
+        progress.append(bar);
+      }
       const done = `${run.step.toLocaleString("en")} / ${run.num_steps.toLocaleString("en")}`;
-      progress.append(bar, make("span", "steps", done));
+      progress.append(make("span", "steps", done));
     }
     const values = metrics.map((metric) => make("td", "number", number(run.values[metric])));
     const curve = make("td");
@@ -110,5 +114,5 @@ const table = (() => {
     return [...runs].sort(compare(column.key, sort.sign));
   };
 
-  return { PAGE, make, row, head, sorted };
+  return { PAGE, make, ago, row, head, sorted };
 })();

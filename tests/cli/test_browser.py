@@ -1,0 +1,117 @@
+"""The report and the dashboard in a real Chromium, where there is one: drawn, live, quiet, harmless."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("plotly")
+selenium = pytest.importorskip("selenium.webdriver")
+
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here")
+HOSTILE = "<img src=x onerror=document.title='run'>"
+DRAWN = "return document.querySelectorAll('#curves .scatterlayer .trace').length"
+POINTS = "return [...document.querySelectorAll('#curves .chart')].map(box => box.data.map(t => t.x.length))"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    options = selenium.ChromeOptions()
+    options.binary_location = CHROMIUM
+    profile = tmp_path_factory.mktemp("profile")
+    for flag in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
+    driver.set_window_size(1400, 1000)
+    driver.set_page_load_timeout(60)
+    yield driver
+    driver.quit()
+
+
+def until(browser, script: str, wanted=None):
+    """Waits until a script gives something true, or what is wanted."""
+    fits = (lambda found: found == wanted) if wanted is not None else bool
+    return WebDriverWait(browser, 30).until(
+        lambda driver: (found := driver.execute_script(script), fits(found))[1] and (found or True),
+        message=f"{script}: {browser.execute_script(script)!r}, wanted {wanted!r}",
+    )
+
+
+def check_quiet(browser) -> None:
+    """Nothing was asked of elsewhere, nothing went wrong, nothing hostile ran, nothing sticks out sideways."""
+    assert browser.get_log("browser") == []
+    places = browser.execute_script("return performance.getEntriesByType('resource').map(e => e.name)")
+    own = browser.execute_script("return location.origin")
+    assert [place for place in places if not place.startswith((own, "data:", "blob:"))] == []
+    assert browser.title != "run"
+    until(browser, "return document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, made):
+    folder = tmp_path_factory.mktemp("browser") / "runs"
+    made(folder / "a", changes={"seed": 1})
+    made(folder / HOSTILE, changes={"seed": 2, "model.call": HOSTILE}, losses={10: 3.0, 20: float("nan"), 30: 1.0})
+    return folder
+
+
+def test_a_report_is_drawn_without_a_network(browser, runs, tmp_path, command):
+    output = tmp_path / "both.html"
+    assert command("report", runs / "a", runs / HOSTILE, "--output", output)[0] == 0
+    browser.get(output.as_uri())
+    # The loss and the accuracy of two runs, and their calibration.
+    until(browser, DRAWN, 4)
+    until(browser, "return document.querySelectorAll('#calibration .scatterlayer .trace').length", 3)
+    assert HOSTILE in browser.find_element("css selector", "main").text
+    browser.execute_script("document.getElementById('log').click()")
+    until(browser, "return document.querySelector('#curves .chart').layout.yaxis.type", "log")
+    check_quiet(browser)
+
+
+def test_the_dashboard_is_live(browser, runs):
+    from importlib import util
+
+    spec = util.spec_from_file_location("dashboard", Path(__file__).with_name("test_dashboard.py"))
+    dashboard = util.module_from_spec(spec)
+    spec.loader.exec_module(dashboard)
+    with dashboard.served(runs) as port:
+        browser.get(f"http://127.0.0.1:{port}/")
+        until(browser, "return document.querySelectorAll('#runs tr').length", 2)
+        # The newest run is chosen; the other by hand.
+        until(browser, DRAWN, 2)
+        browser.execute_script(
+            "document.querySelectorAll('#runs input:not(:checked)').forEach(box => box.click())"
+        )
+        until(browser, DRAWN, 4)
+        assert HOSTILE in browser.find_element("id", "runs").text
+        until(browser, "return document.getElementById('config').innerText.includes('model.call')")
+        before = browser.execute_script(POINTS)
+        dashboard.append(runs / "a", 50, loss=0.01)
+        grown = [n + 1 for n in before[0]][:1]
+        until(browser, f"return ({POINTS.removeprefix('return ')})[0].some(n => n === {grown[0]})")
+        browser.execute_script(
+            "document.getElementById('smoothing').value = 0.5;"
+            "document.getElementById('smoothing').dispatchEvent(new Event('input'))"
+        )
+        # What is smoothed is drawn over what was recorded.
+        until(browser, DRAWN, 8)
+        browser.find_element("id", "filter").send_keys("nothing like it")
+        until(browser, "return document.getElementById('none').innerText", "No run fits the filter.")
+        browser.find_element("id", "filter").clear()
+        browser.execute_script("document.getElementById('clear').click()")
+        until(browser, "return document.getElementById('hint').innerText", "Select runs to see their curves.")
+        browser.execute_script("document.querySelectorAll('#runs input').forEach(box => box.click())")
+        until(browser, DRAWN, 8)
+        browser.set_window_size(420, 900)
+        check_quiet(browser)
+        browser.set_window_size(1400, 1000)
