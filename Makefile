@@ -44,6 +44,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/listing.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/gpt.py
 	$(BIN)/python benchmarks/peers.py

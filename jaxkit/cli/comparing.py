@@ -27,9 +27,7 @@ def compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found, indent=1))
         return 0
-    console = tables.console()
-    for part in _pair(found, diff=arguments.diff) if alone else _groups(found):
-        console.print(part, soft_wrap=isinstance(part, str))
+    tables.show(*(_pair(found, diff=arguments.diff) if alone else _groups(found)))
     return 0
 
 

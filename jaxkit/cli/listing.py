@@ -29,11 +29,12 @@ def runs(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps([_for_machines(entry, columns) for entry in found], indent=1))
         return 0
-    console = tables.console()
     if not found:
-        console.print(f"no runs in {top}" if not entries else f"none of the {len(entries):,} runs in {top}")
+        tables.show(
+            printable(f"no runs in {top}" if not entries else f"none of the {len(entries):,} runs in {top}")
+        )
         return 0
-    console.print(_table(found, columns or ["run", "status", "step"], evaluation=not columns))
+    tables.show(_table(found, columns or ["run", "status", "step"], evaluation=not columns))
     return 0
 
 
@@ -62,10 +63,10 @@ def _table(entries: Sequence[Mapping[str, Any]], columns: Sequence[str], *, eval
         known = [value for entry in entries if (value := selecting.value(entry, name)) is not MISSING]
         if known and name != "updated" and all(isinstance(value, int | float) for value in known):
             right.append(place)
-    rows = (
+    rows = [
         [*(_cell(entry, name) for name in columns), *([_evaluation(entry)] if evaluation else [])]
         for entry in entries
-    )
+    ]
     return tables.table([*columns, *(["evaluation"] if evaluation else [])], rows, right=right)
 
 

@@ -33,12 +33,11 @@ def show(arguments: argparse.Namespace) -> int:
         print(json.dumps(found, indent=1))
         return 0
     provenance = files.read_json(run / directory.PROVENANCE) or {}
-    console = tables.console()
-    console.print(f"{printable(str(run))}: {_headline(found)}", soft_wrap=True)
+    tables.show(f"{printable(str(run))}: {_headline(found)}")
     if found["evaluation"]:
-        console.print(_results(found["evaluation"]))
+        tables.show(_results(found["evaluation"]))
     for name, text in (*_newest(found), *_timing(found["timing"]), *_origin(found, provenance)):
-        console.print(f"{name:22} {printable(text)}", soft_wrap=True)
+        tables.show(f"{name:22} {printable(text)}")
     return 0
 
 
@@ -54,7 +53,7 @@ def _results(evaluation: Mapping[str, Mapping[str, Any]]) -> Any:
 
     columns = {split: evaluations.flat(metrics) for split, metrics in evaluation.items()}
     names = dict.fromkeys(name for values in columns.values() for name in values)
-    rows = ((name, *(number(values.get(name, "")) for values in columns.values())) for name in names)
+    rows = [(name, *(number(values.get(name, "")) for values in columns.values())) for name in names]
     return tables.table(("evaluation", *columns), rows, right=range(1, len(columns) + 1))
 
 

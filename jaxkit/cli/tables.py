@@ -1,27 +1,35 @@
-"""Tables as the verbs print them: as wide as they need where nobody looks at a terminal, for grep and less -S."""
+"""Tables as the verbs print them: fitted to a terminal, or as wide as they are for grep and less -S."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 from jaxkit.runs.text import printable
 
-_WIDE = 4_096
 _HEADER = 20
+# To fit a long table to a window takes longer than anybody waits.
+_MOST_FITTED = 200
 
 
-def console() -> Any:
-    """A console that takes no word for markup."""
-    from rich.console import Console
+def show(*parts: Any) -> None:
+    """Prints lines, and what `table` gives."""
+    for part in parts:
+        if isinstance(part, str):
+            print(part)
+        else:
+            from rich.console import Console
 
-    made = Console(highlight=False, markup=False)
-    return made if made.is_terminal else Console(highlight=False, markup=False, width=_WIDE)
+            Console(highlight=False, markup=False).print(part)
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[int] = ()) -> Any:
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> Any:
     """A table without lines between its rows; the columns at `right` are numbers.
 
     In a narrow window the first and the last column are broken, never a number.
     """
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    if not sys.stdout.isatty() or len(rows) > _MOST_FITTED:
+        return _plain([printable(name) for name in columns], cells, right)
     from rich import box
     from rich.table import Table
 
@@ -30,9 +38,22 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Seque
         ends = place in (0, len(columns) - 1) and place not in right
         justify: Any = "right" if place in right else "left"
         made.add_column(header(name), justify=justify, overflow="fold", no_wrap=not ends)
-    for row in rows:
-        made.add_row(*("" if cell is None else printable(str(cell)) for cell in row))
+    for row in cells:
+        made.add_row(*row)
     return made
+
+
+def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(columns, *rows)]
+
+    def line(row: Sequence[str]) -> str:
+        gaps = [" " * (width - cell_len(cell)) for width, cell in zip(widths, row)]
+        padded = (gap + cell if place in right else cell + gap for place, (gap, cell) in enumerate(zip(gaps, row)))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(["", line(columns), "  ".join("─" * width for width in widths), *map(line, rows), ""])
 
 
 def header(name: str) -> str:

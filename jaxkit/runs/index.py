@@ -25,6 +25,7 @@ DEPTH = 3
 VERSION = 1
 SPARK_POINTS = 48
 
+_READ = (directory.CONFIG, directory.STATUS, directory.METRICS, directory.PROVENANCE)
 # A file that was written a moment ago may be written again without a change of its times.
 _SECONDS_TO_SETTLE = 2.0
 _SECONDS_FOR_THE_LOCK = 1.0
@@ -44,46 +45,45 @@ def find(top: Path, depth: int = DEPTH) -> Iterator[Place]:
 
     Names that begin with a point are passed over, and links that lead to what is found anyway.
     """
-    whole = top.resolve()
-    yield from _find(top, "", depth, whole)
+    yield from _find(str(top), "", depth, top.resolve())
 
 
-def _find(folder: Path, prefix: str, depth: int, whole: Path) -> Iterator[Place]:
+# With paths as text: of thousands of runs a Path for each file would be half of the time.
+def _find(folder: str, name: str, depth: int, whole: Path) -> Iterator[Place]:
     try:
         with os.scandir(folder) as scanned:
-            found = sorted(scanned, key=lambda entry: entry.name)
+            found = {entry.name: entry for entry in scanned}
     except OSError:
         return
-    if prefix and any(entry.name == directory.CONFIG for entry in found):
-        yield _place(folder, prefix, found)
+    if name and directory.CONFIG in found:
+        yield _place(folder, name, found)
         return
-    for entry in found if depth else ():
+    for entry in (found[each] for each in sorted(found)) if depth else ():
         with contextlib.suppress(OSError):
             if entry.name.startswith(".") or not entry.is_dir():
                 continue
             if entry.is_symlink() and Path(entry.path).resolve().is_relative_to(whole):
                 continue
-            yield from _find(folder / entry.name, f"{prefix}{'/' * bool(prefix)}{entry.name}", depth - 1, whole)
+            yield from _find(entry.path, f"{name}/{entry.name}" if name else entry.name, depth - 1, whole)
 
 
-def _place(folder: Path, name: str, entries: Sequence[os.DirEntry[str]]) -> Place:
-    read = (directory.CONFIG, directory.STATUS, directory.METRICS, directory.PROVENANCE)
+def _place(folder: str, name: str, entries: Mapping[str, os.DirEntry[str]]) -> Place:
     parts, newest = [], 0.0
-    for entry in [*(entry for entry in entries if entry.name in read), *_reports(folder, entries)]:
+    for entry in (*(entries[each] for each in _READ if each in entries), *_reports(entries)):
         try:
             stat = entry.stat()
         except OSError:
             continue
         parts.append(f"{entry.name} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_size} {stat.st_ino}")
         newest = max(newest, stat.st_mtime, stat.st_ctime)
-    return Place(name, folder, "\n".join(parts), newest < time.time() - _SECONDS_TO_SETTLE)
+    return Place(name, Path(folder), "\n".join(parts), newest < time.time() - _SECONDS_TO_SETTLE)
 
 
-def _reports(folder: Path, entries: Sequence[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-    if not any(entry.name == evaluations.EVALUATION for entry in entries):
+def _reports(entries: Mapping[str, os.DirEntry[str]]) -> list[os.DirEntry[str]]:
+    if evaluations.EVALUATION not in entries:
         return []
     try:
-        with os.scandir(folder / evaluations.EVALUATION) as scanned:
+        with os.scandir(entries[evaluations.EVALUATION].path) as scanned:
             return sorted((e for e in scanned if e.name.endswith(".json")), key=lambda entry: entry.name)
     except OSError:
         return []

@@ -165,7 +165,7 @@ def test_the_last_line_names_the_run_and_show_reads_it(tmp_path, capsys, monkeyp
     assert found["timing"]["to_first_step"] > 0
     assert len(found["fingerprint"]) == len(found["params_sha256"]) == 64
     assert cli.main(["show", run]) == 0
-    assert "evaluation.test.accuracy" in capsys.readouterr().out
+    assert "accuracy" in capsys.readouterr().out
     assert cli.main(["runs", str(tmp_path / "runs"), "--json"]) == 0
     assert [row["run"] for row in json.loads(capsys.readouterr().out)] == [run]
     assert cli.main(["runs", str(tmp_path / "runs")]) == 0
