@@ -80,16 +80,18 @@ def state_of(top):
 
 def test_code_is_compared_as_it_ran_with_patches(tmp_path, made, asked, repository):
     top, (one, two) = repository
-    (top / "model.py").write_text("two\n")
     git(top, "checkout", "-q", one)
-    (top / "model.py").write_text("two\n")
-    patch = git(top, "diff") + "\n"
-    git(top, "checkout", "-q", "--", "model.py")
+    patches = []
+    for text in ("two\n", "three\n"):
+        (top / "model.py").write_text(text)
+        patches.append(git(top, "diff") + "\n")
+        git(top, "checkout", "-q", "--", "model.py")
     code = lambda commit, dirty: {"git": {"commit": commit, "dirty": dirty}}
     made(tmp_path / "one", provenance=code(one, False))
     made(tmp_path / "two", provenance=code(two, False))
-    made(tmp_path / "patched", provenance=code(one, True))
-    (tmp_path / "patched/dirty.patch").write_text(patch)
+    for name, patch in zip(("patched", "third"), patches):
+        made(tmp_path / name, provenance=code(one, True))
+        (tmp_path / name / "dirty.patch").write_text(patch)
     before = state_of(top)
     found = asked("compare", tmp_path / "one", tmp_path / "two")["code"]
     assert found["same"] is False
@@ -98,6 +100,8 @@ def test_code_is_compared_as_it_ran_with_patches(tmp_path, made, asked, reposito
     # The first commit with the patch on it is the second.
     assert asked("compare", tmp_path / "patched", tmp_path / "two")["code"]["same"] is True
     assert asked("compare", tmp_path / "patched", tmp_path / "one")["code"]["same"] is False
+    # What git has never seen: the repository does not get it either.
+    assert "-two\n+three\n" in asked("compare", tmp_path / "two", tmp_path / "third")["code"]["diff"]
     assert state_of(top) == before
 
 
@@ -122,7 +126,7 @@ def test_groups_with_the_same_seeds_are_paired(tmp_path, made, asked, command):
         tmp_path / "a1",
         tmp_path / "a2",
         "--with",
-        *(tmp_path / f"b{n}" for n in (2, 0, 1)),
+        *(tmp_path / f"b{n}" for n in (1, 0, 2)),
     ]
     found = asked("compare", *arguments)
     assert found["paired"] is True
