@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.reports import page, report
-from jaxkit.runs import directory, index, rows
+from jaxkit.runs import directory, index, rows, selecting
 
 # A reply is kept to what a browser takes at once; the rest comes with the next one.
 CHUNK_BYTES = 2**21
@@ -99,13 +99,14 @@ def _plotly(site: Site, query: Mapping[str, list[str]]) -> Reply:
 
 
 def _runs(site: Site, query: Mapping[str, list[str]]) -> Reply:
-    """All runs, or that nothing changed since `version`."""
-    listed = [_listed(entry) for entry in site.entries().values()]
+    """The runs for which all of `where` holds, or that nothing changed since `version`."""
+    conditions = [selecting.condition(text) for text in query.get("where", [])]
+    entries = list(site.entries().values())
+    listed = [_listed(entry) for entry in selecting.select(entries, conditions)]
     body = json.dumps(listed, allow_nan=False).encode()
     version = f"{zlib.crc32(body):08x}-{len(body)}"
-    if query.get("version") == [version]:
-        return _json({"version": version, "directory": str(site.top)})
-    return _json({"version": version, "directory": str(site.top), "runs": listed})
+    found = {"version": version, "directory": str(site.top), "total": len(entries)}
+    return _json(found if query.get("version") == [version] else {**found, "runs": listed})
 
 
 def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,11 @@ def test_runs_are_listed_with_their_newest_values(site):
     assert runs["a"]["values"]["test/accuracy"] == 0.9
     assert runs["a"]["spark"] == [0.1, 0.05, 0.03333, 0.025]
     assert "runs" not in found(port, f"/api/runs?version={listed['version']}")
+    filtered = found(port, "/api/runs?where=config.seed%3D2&where=status%3Dfinished")
+    assert [run["name"] for run in filtered["runs"]] == ["group/b"]
+    status, content, _ = ask(port, "/api/runs?where=config.sed%3D2")
+    assert status == 409
+    assert "did you mean 'config.seed'" in json.loads(content)["error"]
 
 
 def test_only_new_rows_are_sent_and_a_record_that_was_rewritten_from_the_start(site, made):

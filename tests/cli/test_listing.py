@@ -153,6 +153,20 @@ def test_values_edited_by_hand_break_no_table(three, command):
             assert "\x1b" not in out
 
 
+def test_what_a_config_calls_is_not_called_by_reading(tmp_path, made, command):
+    run = made(tmp_path / "a", changes={"model.call": "os.mkdir", "model.features": str(tmp_path / "called")})
+    for verb in (
+        ["runs", tmp_path],
+        ["show", run],
+        ["compare", run, run],
+        ["runs", tmp_path, "--where=config.model.call=os.mkdir"],
+    ):
+        code, out, _ = command(*verb)
+        assert code == 0
+        assert "a" in out
+    assert not (tmp_path / "called").exists()
+
+
 def test_listing_does_not_wait_for_jax(three):
     code = (
         "import sys; from jaxkit import cli; assert cli.main(['runs', sys.argv[1]]) == 0;"

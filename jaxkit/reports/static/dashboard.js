@@ -4,7 +4,7 @@
   const SECONDS_BETWEEN_LOOKS = 2;
   const find = (id) => document.getElementById(id);
   const { make } = table;
-  let runs = [], rows = new Map(), version = "", limit = table.PAGE, metrics = null, sort = { title: "updated", sign: -1 };
+  let runs = [], rows = new Map(), total = 0, version = "", mistake = "", limit = table.PAGE, metrics = null, sort = { title: "updated", sign: -1 };
   // Of each selected run its colour, and what was read of its record.
   const selected = new Map(), records = new Map(), boxes = new Map();
 
@@ -23,10 +23,18 @@
     return names.sort((a, b) => rank(a) - rank(b) || (a < b ? -1 : 1));
   };
 
+  // What has an operator in it the server answers, which knows the configs; words are looked for here.
+  const filters = () => {
+    const parts = find("filter").value.split(/\s+/).filter(Boolean);
+    const isCondition = (part) => /^[^=<>!~]+[=<>!~]/.test(part);
+    return { words: parts.filter((part) => !isCondition(part)).map((part) => part.toLowerCase()),
+             conditions: parts.filter(isCondition) };
+  };
+
   let shownAt = 0;
   const showRuns = () => {
     shownAt = Date.now();
-    const words = find("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
+    const { words } = filters();
     const text = (run) => `${run.name} ${run.status} ${run.experiment ?? ""}`.toLowerCase();
     const known = usual(), shown = metrics ?? known.slice(0, 2);
     const fitting = table.sorted(runs.filter((run) => words.every((w) => text(run).includes(w))), shown, sort);
@@ -35,8 +43,9 @@
     find("further").hidden = fitting.length <= limit;
     find("further").textContent = `${fitting.length - limit} more`;
     find("none").hidden = fitting.length > 0;
-    find("none").textContent = runs.length ? "No run fits the filter." : "No runs yet. The first to start appears here.";
-    find("count").textContent = `${runs.length.toLocaleString("en")} run${runs.length === 1 ? "" : "s"}`;
+    find("none").textContent = mistake
+      || (total ? "No run fits the filter." : "No runs yet. The first to start appears here.");
+    find("count").textContent = `${total.toLocaleString("en")} run${total === 1 ? "" : "s"}`;
     showColumns(known, shown);
   };
 
@@ -206,22 +215,35 @@
     return [title, scroll];
   };
 
+  const lookAtRuns = async () => {
+    const { conditions } = filters(), first = version === "";
+    let found;
+    try {
+      found = await get("api/runs", [["version", version], ...conditions.map((text) => ["where", text])]);
+      mistake = "";
+    } catch (error) {
+      if (!error.told) throw error;
+      // A condition that is not written to its end yet.
+      mistake = error.message;
+      found = { version: "none", runs: [], total, directory: find("directory").textContent };
+    }
+    find("directory").textContent = found.directory;
+    total = found.total;
+    // "2 min ago" grows old too.
+    if (!found.runs && Date.now() - shownAt < 30_000) return;
+    runs = found.runs ?? runs;
+    version = found.version;
+    if (first) begin();
+    const gone = conditions.length ? [] : [...selected.keys()].filter((name) => !runs.some((run) => run.name === name));
+    gone.forEach((name) => selected.delete(name));
+    showRuns();
+    if (first || gone.length) showSelected();
+  };
+
   const look = async () => {
     if (!document.hidden) {
       try {
-        const found = await get("api/runs", { version });
-        find("directory").textContent = found.directory;
-        if (found.runs) {
-          const first = version === "";
-          runs = found.runs;
-          version = found.version;
-          for (const name of selected.keys()) if (!runs.some((run) => run.name === name)) selected.delete(name);
-          if (first) begin();
-          showRuns();
-          if (first) { showCurves(); showConfig(); }
-        }
-        // "2 min ago" grows old too.
-        if (Date.now() - shownAt > 30_000) showRuns();
+        await lookAtRuns();
         await readSelected();
         find("connection").textContent = "";
         find("connection").className = "";
@@ -243,6 +265,8 @@
 
   for (const id of ["smoothing", "log", "axis"]) find(id).addEventListener("input", showCurves);
   find("filter").addEventListener("input", () => { limit = table.PAGE; showRuns(); });
+  // Conditions are asked when they are whole: at the next look, or at once with the enter key.
+  find("filter").addEventListener("change", () => lookAtRuns().catch(() => {}));
   find("further").addEventListener("click", () => { limit += table.PAGE; showRuns(); });
   find("clear").addEventListener("click", () => { selected.clear(); showSelected(); });
   find("folded").addEventListener("toggle", showCurves);
