@@ -56,13 +56,16 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     first, shorter = record["first"], min(record["rows"])
     if first is None and shorter == max(record["rows"]):
         yield f"record   identical: {shorter} of {shorter} rows" if shorter else "record   none yet"
+    elif first is None and not shorter:
+        yield "record   one has no rows yet"
     elif first is None:
-        yield f"record   identical as far as both go, to step {record['up_to']}"
+        yield f"record   identical as far as both go, to step {record['up_to']:,}"
+    elif len(set(first["steps"])) > 1:
+        yield "record   at other steps: {:,} and {:,}".format(*first["steps"])
     else:
         begin = f"identical up to step {record['up_to']:,}, " if record["up_to"] is not None else ""
         names = ", ".join(f"{printable(k)} {number(a)} and {number(b)}" for k, (a, b) in first["values"].items())
-        at = " and ".join(f"{step:,}" for step in dict.fromkeys(first["steps"]))
-        yield f"record   {begin}different at step {at}: {names or 'the parameters'}"
+        yield f"record   {begin}different at step {first['steps'][0]:,}: {names or 'the parameters'}"
     if not found["config"]:
         yield "config   the same"
     code = found["code"]

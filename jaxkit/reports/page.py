@@ -145,7 +145,11 @@ def config(runs: Sequence[Run]) -> Markup:
     if changed:
         parts.append(table(("changed on the way", "after step", "path, before, then"), changed))
     whole = [
-        folded(run.name if len(runs) > 1 else "config.json", element("pre", configs.to_json(run.config)))
+        folded(
+            run.name if len(runs) > 1 else "config.json",
+            element("pre", configs.to_json(run.config)),
+            open_=len(runs) == 1,
+        )
         for run in runs
     ]
     return _section("config", "Config", *parts, *whole)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import ipaddress
 import socket
+import sys
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,8 +25,15 @@ def serve(site: Site, *, host: str, port: int, started: Callable[[str], None]) -
             f" ssh -L {port}:localhost:{port} HERE"
         )
     kind = socket.AF_INET6 if ":" in host else socket.AF_INET
+
+    def handle_error(server: ThreadingHTTPServer, request: Any, address: Any) -> None:
+        # A browser that goes away in the midst of a request is no error.
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            ThreadingHTTPServer.handle_error(server, request, address)
+
     # Classes, because the library asks for them.
-    server_class = type("Server", (ThreadingHTTPServer,), {"address_family": kind, "daemon_threads": True})
+    members: dict[str, Any] = {"address_family": kind, "daemon_threads": True, "handle_error": handle_error}
+    server_class = type("Server", (ThreadingHTTPServer,), members)
     try:
         server = server_class((host, port), handler(site))
     except OverflowError:

@@ -52,6 +52,22 @@ def test_every_difference_is_named_with_both_values(tmp_path, made, asked, comma
         assert words in out
 
 
+@pytest.mark.parametrize(
+    ("losses", "words"),
+    [
+        ({20: 0.1, 40: 0.2}, "at other steps: 10 and 20"),
+        ({10: 0.1, 20: 0.05}, "identical as far as both go, to step 20"),
+        ({}, "one has no rows yet"),
+    ],
+)
+def test_records_of_other_lengths_and_steps(tmp_path, made, command, losses, words):
+    made(tmp_path / "a")
+    made(tmp_path / "b", losses=losses)
+    code, out, _ = command("compare", tmp_path / "a", tmp_path / "b")
+    assert code == 0
+    assert words in out
+
+
 def git(folder, *arguments):
     names = ["-c", "user.name=a", "-c", "user.email=a@b"]
     done = subprocess.run(["git", *names, *arguments], cwd=folder, check=True, capture_output=True, text=True)

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -219,6 +220,18 @@ def test_a_taken_port_and_an_open_host_are_one_line(site, fails):
     assert "ssh -L" in fails("dashboard", folder, "--host=0.0.0.0")
     assert "wanted 0 to 65535" in fails("dashboard", folder, "--port=70000")
     assert "no such directory" in fails("dashboard", folder / "nowhere")
+
+
+def test_a_browser_that_goes_away_leaves_no_word(made, tmp_path):
+    made(tmp_path / "a")
+    with served(tmp_path) as port:  # which looks that nothing was printed
+        for request in (b"GET /plotly.js HTTP/1.1\r\nHost: localhost\r\n\r\n", b"GET / HT"):
+            gone = socket.create_connection(("127.0.0.1", port))
+            # Closing resets the connection, whatever is under way.
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.sendall(request)
+            gone.close()
+        assert ask(port, "/api/runs")[0] == 200
 
 
 def test_looking_changes_nothing_in_a_run(site):
