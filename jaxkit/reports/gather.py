@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import directory, evaluations, files, rows
+from jaxkit.runs import directory, evaluations, files, mistakes, rows
 
 # More than a screen has pixels for.
 MOST_POINTS = 2_000
 _MOST_SAMPLES = 20_000
 _MOST_PICTURE = 8 * 2**20
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 class Run(NamedTuple):
@@ -22,6 +21,7 @@ class Run(NamedTuple):
     curves:     {name: {"step", "seconds", "value", "lost"}}, lists of one length; nan and infinities are None, and
                 "lost" is the first step of one
     evaluation: the reports by split, reliability diagrams with them
+    mistakes:   what `mistakes.json` says, {} without it
     picture:    the bytes of a PNG, empty without one
     """
 
@@ -32,6 +32,7 @@ class Run(NamedTuple):
     evaluation: dict[str, dict[str, Any]]
     provenance: dict[str, Any]
     patch: str
+    mistakes: dict[str, Any]
     picture: bytes
     samples: str
 
@@ -62,6 +63,7 @@ def run(workdir: Path, name: str) -> Run:
         evaluation=evaluations.read(workdir),
         provenance=files.read_json(workdir / directory.PROVENANCE) or {},
         patch=_text(workdir / "dirty.patch", _MOST_SAMPLES),
+        mistakes=mistakes.read(workdir),
         picture=_picture(workdir / "picture.png"),
         samples=_text(workdir / "samples.txt", _MOST_SAMPLES),
     )
@@ -162,4 +164,4 @@ def _picture(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError:
         return b""
-    return content if content.startswith(_PNG) else b""
+    return content if content.startswith(mistakes.PNG) else b""

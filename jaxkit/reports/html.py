@@ -56,3 +56,8 @@ def table(head: Any, rows: Any, *, class_: str | None = None) -> Markup:
 def folded(title: str, *children: Any, open_: bool = False) -> Markup:
     """Something long behind a line that opens it."""
     return element("details", element("summary", title), *children, open=("" if open_ else None))
+
+
+def section(identifier: str, title: str, *children: Any) -> Markup:
+    """A part of a page, with its heading."""
+    return element("section", element("h2", title), *children, id=identifier)

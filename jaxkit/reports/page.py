@@ -1,15 +1,13 @@
-"""The sections of a report, each from runs to markup."""
+"""The sections of a report that are tables, each from runs to markup."""
 
-import base64
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxkit import configs
-from jaxkit.reports import gather
 from jaxkit.reports.gather import Run
-from jaxkit.reports.html import Markup, element, folded, joined, table
+from jaxkit.reports.html import Markup, element, folded, joined, section, table
 from jaxkit.runs import compare, evaluations, text
 
 _TIMING = {
@@ -61,69 +59,7 @@ def results(runs: Sequence[Run]) -> Markup | None:
     if not names:
         return None
     rows = [(name, *(text.number(column.get(name, "")) for column in columns)) for name in names]
-    return _section("results", "Last evaluation", table(("", *(run.name for run in runs)), rows, class_="numbers"))
-
-
-def curves(runs: Sequence[Run]) -> Markup | None:
-    """Places for the charts, which the page's script draws from `charts`."""
-    if not any(run.curves for run in runs):
-        return None
-    lost = [
-        f"{run.name}: {name} is not finite from step {curve['lost']:,}"
-        for run in runs
-        for name, curve in run.curves.items()
-        if curve["lost"] is not None
-    ]
-    controls = Markup(
-        '<div class="controls">'
-        '<label>smoothing <input type="range" id="smoothing" min="0" max="0.99" step="0.01" value="0"></label>'
-        '<label><input type="checkbox" id="log"> log scale</label>'
-        '<label>over <select id="axis"><option value="step">steps</option>'
-        '<option value="seconds">time</option></select></label></div>'
-    )
-    warnings = element("p", *(element("span", line, class_="warning") for line in lost)) if lost else None
-    legend = element("div", class_="legend", id="legend")
-    boxes = element("div", class_="charts", id="main-charts")
-    more = folded("More curves", element("div", class_="charts", id="more-charts"))
-    return _section("curves", "Curves", controls, warnings, legend, boxes, more)
-
-
-def charts(runs: Sequence[Run]) -> dict[str, Any]:
-    """What the page's script draws: the runs by name, their curves, their reliability diagrams."""
-    return {
-        "runs": [run.name for run in runs],
-        "curves": [run.curves for run in runs],
-        "reliability": [gather.reliability(run.evaluation) for run in runs],
-    }
-
-
-def calibration(runs: Sequence[Run]) -> Markup | None:
-    """A place for the reliability diagrams, with how to read them."""
-    if not any(gather.reliability(run.evaluation) for run in runs):
-        return None
-    text = (
-        "Of the examples that a run is so sure of, the share that it has right; on the diagonal it is calibrated."
-    )
-    return _section(
-        "calibration", "Calibration", element("p", text), element("div", class_="charts", id="reliability-charts")
-    )
-
-
-def mistakes(runs: Sequence[Run]) -> Markup | None:
-    """The pictures that the runs drew, and what their models write."""
-    found = []
-    for run in runs:
-        if run.picture:
-            source = "data:image/png;base64," + base64.b64encode(run.picture).decode()
-            # No element() for img: it has no end tag.
-            image = Markup(f'<img src="{source}" alt="Learning curves and the worst mistakes">')
-            found.append(element("figure", image, element("figcaption", run.name)))
-        if run.samples:
-            found.append(element("figure", element("pre", run.samples), element("figcaption", run.name)))
-    if not found:
-        return None
-    beside = "charts" if len(found) > 1 else None
-    return _section("mistakes", "Worst mistakes and samples", element("div", *found, class_=beside))
+    return section("results", "Last evaluation", table(("", *(run.name for run in runs)), rows, class_="numbers"))
 
 
 def config(runs: Sequence[Run]) -> Markup:
@@ -152,7 +88,7 @@ def config(runs: Sequence[Run]) -> Markup:
         )
         for run in runs
     ]
-    return _section("config", "Config", *parts, *whole)
+    return section("config", "Config", *parts, *whole)
 
 
 def config_differences(trees: Sequence[configs.Frozen]) -> dict[str, list[str | None]]:
@@ -185,7 +121,7 @@ def provenance(runs: Sequence[Run]) -> Markup:
         versions = [(name, *(entries.get(name, "") for entries in packages)) for name in names]
         head = ("package", *(run.name for run in runs))
         parts.append(folded(f"{len(names)} packages", table(head, versions)))
-    return _section("provenance", "Provenance", *parts)
+    return section("provenance", "Provenance", *parts)
 
 
 def timing(runs: Sequence[Run]) -> Markup | None:
@@ -195,7 +131,7 @@ def timing(runs: Sequence[Run]) -> Markup | None:
     rows = [row for row in rows if any(cell != "" for cell in row[1:])]
     if not rows:
         return None
-    return _section("timing", "Timing", table(("", *(run.name for run in runs)), rows, class_="numbers"))
+    return section("timing", "Timing", table(("", *(run.name for run in runs)), rows, class_="numbers"))
 
 
 def _origin(run: Run) -> Iterator[tuple[str, str]]:
@@ -226,10 +162,6 @@ def _origin(run: Run) -> Iterator[tuple[str, str]]:
 def _list(tree: Mapping[str, Any], name: str) -> list[Any]:
     found = tree.get(name)
     return found if isinstance(found, list) else []
-
-
-def _section(identifier: str, title: str, *children: Any) -> Markup:
-    return element("section", element("h2", title), *children, id=identifier)
 
 
 def _moment(wall: Any) -> str:

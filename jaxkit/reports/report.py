@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxkit.errors import UsageError
-from jaxkit.reports import gather, page
+from jaxkit.reports import gather, page, pictures
 from jaxkit.reports.html import Markup, element, joined, script_json
 
 # Nothing is loaded, and no script runs but those whose hashes stand in the page.
@@ -25,8 +25,8 @@ def html(workdirs: Sequence[Path]) -> str:
     """
     runs = gather.runs(workdirs)
     scripts = [plotly(), static("charts.js"), static("report.js")]
-    parts = [part(runs) for part in (page.results, page.curves, page.calibration, page.mistakes)]
-    parts += [part(runs) for part in (page.config, page.provenance, page.timing)]
+    parts = (page.results, pictures.curves, pictures.calibration, pictures.mistakes)
+    found = [part(runs) for part in (*parts, page.config, page.provenance, page.timing)]
     title = runs[0].name if len(runs) == 1 else f"{len(runs)} runs"
     head = joined(
         Markup('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
@@ -35,8 +35,8 @@ def html(workdirs: Sequence[Path]) -> str:
         element("style", Markup(static("style.css"))),
     )
     body = joined(
-        element("main", element("header", page.headline(runs)), *parts, class_="report"),
-        script_json("data", page.charts(runs)),
+        element("main", element("header", page.headline(runs)), *found, class_="report"),
+        script_json("data", pictures.charts(runs)),
         *(element("script", Markup(script)) for script in scripts),
     )
     return f"<!DOCTYPE html>\n{element('html', element('head', head), element('body', body), lang='en').text}\n"

@@ -6,11 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxkit.runs import mistakes
+
 
 def classification(
     path: Path, rows: Sequence[Mapping[str, Any]], batch: Mapping[str, Any], predictions: Mapping[str, Any]
 ) -> None:
     """Draws the loss and accuracy of a run, and the test images it was most wrong (or least sure) about.
+
+    The report of the run shows them too: they are written beside the picture, as `mistakes.json`.
 
     path: where the PNG goes; rows: the record's; batch: a split with "image" [n, h, w, c] and "label" i[n];
     predictions: {"probabilities": f32[n, classes]}.
@@ -18,6 +22,7 @@ def classification(
     Raises:
         ImportError: matplotlib is not installed.
     """
+    mistakes.write(path.with_name(mistakes.NAME), batch, np.asarray(predictions["probabilities"]))
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

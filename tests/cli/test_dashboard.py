@@ -62,6 +62,14 @@ def site(tmp_path_factory, made):
         yield folder, port
 
 
+def wait_for(port: int, name: str) -> None:
+    """Waits until the server has looked, which it does now and then."""
+    until = time.monotonic() + 30
+    while not any(run["name"] == name for run in found(port, "/api/runs")["runs"]):
+        assert time.monotonic() < until, f"{name} does not appear"
+        time.sleep(0.1)
+
+
 def append(run: Path, step: int, **values: float) -> None:
     """What the run's process would write next."""
     newest = record.read(run / directory.METRICS)[-1]
@@ -88,7 +96,7 @@ def test_runs_are_listed_with_their_newest_values(site):
 def test_only_new_rows_are_sent_and_a_record_that_was_rewritten_from_the_start(site, made):
     folder, port = site
     run = made(folder / "growing")
-    time.sleep(1.2)  # the server looks once a second
+    wait_for(port, "growing")
     whole = found(port, "/api/rows?run=growing")
     assert [row[0] for row in whole["rows"]] == [10, 20, 30, 40]
     assert whole["offset"] == (run / directory.METRICS).stat().st_size
@@ -122,7 +130,7 @@ def test_a_large_record_comes_in_parts(site, made):
     with (run / directory.METRICS).open("a") as file:
         for step in range(41, 30_041):
             file.write(json.dumps({"step": step, "loss": 1.0, "digest": "0" * 32, "wall": 1.0}) + "\n")
-    time.sleep(1.2)
+    wait_for(port, "large")
     steps, place, more = [], "/api/rows?run=large", True
     while more:
         part = found(port, place)

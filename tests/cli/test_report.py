@@ -5,12 +5,14 @@ import math
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 pytest.importorskip("plotly")
 
 from jaxkit import configs
 from jaxkit.reports import gather, html
+from jaxkit.runs import mistakes
 
 HOSTILE = "</script><script>document.title='run'</script><img src=x onerror=alert(1)>"
 VOID = {"meta", "img", "input", "link"}
@@ -122,6 +124,20 @@ def test_a_run_with_nothing_in_it_yet_has_a_report(tmp_path, made, page):
     with directory.claim(tmp_path / "run", configs.freeze({"num_steps": 3}), "blobs"):
         pass
     assert "interrupted" in page(tmp_path / "run").text
+
+
+def test_the_worst_mistakes_are_shown(tmp_path, made, page):
+    run = made(tmp_path / "run")
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6]])
+    images = np.arange(3 * 8 * 8).reshape(3, 8, 8, 1).astype(np.uint8)
+    mistakes.write(run / mistakes.NAME, {"image": images, "label": np.array([0, 1, 1])}, probabilities)
+    found = page(run)
+    assert "1 of 3 wrong" in found.text
+    # The second has the least on its label, then the third, then the first.
+    assert [a["alt"] for tag, a in found.elements if tag == "img"] == ["1 as 0, 80%", "1 as 1, 60%", "0 as 0, 90%"]
+    hostile = [{"image": 'x" onerror="alert(1)', "label": HOSTILE}, {"image": "", "label": 1}, 3, {"image": None}]
+    (run / mistakes.NAME).write_text(json.dumps({"worst": hostile}))
+    assert not [a for tag, a in page(run).elements if tag == "img"]
 
 
 def test_a_picture_that_is_none_is_left_out(tmp_path, made, page):

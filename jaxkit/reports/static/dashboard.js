@@ -183,36 +183,10 @@
     try {
       const found = await get("api/config", names.map((run) => ["run", run]));
       // Another selection may have been made meanwhile.
-      if (mine === asked) box.replaceChildren(...configOf(names, found));
+      if (mine === asked) box.replaceChildren(...table.config(names, found));
     } catch (error) {
       if (mine === asked) box.replaceChildren(make("p", "", error.message));
     }
-  };
-
-  const configOf = (names, found) => {
-    if (names.length === 1) {
-      const whole = make("details");
-      whole.append(make("summary", "", "config"), make("pre", "", found.text));
-      return [whole];
-    }
-    const title = make("h2", "", "Config differences");
-    if (!found.differences.length) return [title, make("p", "", "None: the same config.")];
-    const grid = make("table"), head = make("tr"), body = make("tbody"), top = make("thead"), scroll = make("div", "scroll");
-    head.append(make("th", "", ""), ...names.map((name) => make("th", "", name)));
-    for (const [path, values] of found.differences) {
-      const row = make("tr"), cell = make("th");
-      cell.append(make("code", "", path));
-      row.append(cell, ...values.map((value) => {
-        const made = make("td");
-        made.append(make("code", "", value ?? ""));
-        return made;
-      }));
-      body.append(row);
-    }
-    top.append(head);
-    grid.append(top, body);
-    scroll.append(grid);
-    return [title, scroll];
   };
 
   const lookAtRuns = async () => {

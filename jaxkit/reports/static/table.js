@@ -1,4 +1,4 @@
-// The table of runs. Names and values go in as text, never as markup.
+// The table of runs, and that of their configs. Names and values go in as text, never as markup.
 "use strict";
 const table = (() => {
   const PAGE = 200;
@@ -114,5 +114,32 @@ const table = (() => {
     return [...runs].sort(compare(column.key, sort.sign));
   };
 
-  return { PAGE, make, ago, row, head, sorted };
+  // The config of one run, or where those of several differ.
+  const config = (names, found) => {
+    if (names.length === 1) {
+      const whole = make("details");
+      whole.append(make("summary", "", "config"), make("pre", "", found.text));
+      return [whole];
+    }
+    const title = make("h2", "", "Config differences");
+    if (!found.differences.length) return [title, make("p", "", "None: the same config.")];
+    const grid = make("table"), head = make("tr"), body = make("tbody"), top = make("thead"), scroll = make("div", "scroll");
+    head.append(make("th", "", ""), ...names.map((name) => make("th", "", name)));
+    for (const [path, values] of found.differences) {
+      const row = make("tr"), cell = make("th");
+      cell.append(make("code", "", path));
+      row.append(cell, ...values.map((value) => {
+        const made = make("td");
+        made.append(make("code", "", value ?? ""));
+        return made;
+      }));
+      body.append(row);
+    }
+    top.append(head);
+    grid.append(top, body);
+    scroll.append(grid);
+    return [title, scroll];
+  };
+
+  return { PAGE, make, ago, row, head, sorted, config };
 })();
