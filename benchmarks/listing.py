@@ -8,6 +8,7 @@ Each run has a record of 100 rows, an evaluation and a config of 30 values, as t
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -48,11 +49,14 @@ def write_run(run: Path, number: int) -> None:
         (run / name).write_text(text)
 
 
-def seconds(top: Path, *flags: str) -> float:
+def seconds(top: Path, *flags: str) -> tuple[float, float]:
+    """Wall time of the command, and what it took of the processor."""
     command = [sys.executable, "-m", "jaxkit.cli", "runs", str(top), *flags]
-    began = time.perf_counter()
+    began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - began, used
 
 
 def main() -> None:
@@ -67,7 +71,7 @@ def main() -> None:
             write_run(top / f"group-{number % 10}" / f"run-{number}", number)
         time.sleep(3)  # until they are old enough to be remembered
         wanted = ["--where", "test/accuracy>=0.99", "--sort=-test/accuracy", "--limit=20"]
-        found: dict[str, list[float]] = {
+        found: dict[str, list[tuple[float, float]]] = {
             "no index": [],
             "index": [],
             "index, a filter": [],
@@ -85,7 +89,11 @@ def main() -> None:
         size = os.path.getsize(top / ".index.sqlite") / 2**20
     print(f"\njaxkit runs over {given.runs:,} runs, whole command; the index has {size:.1f} MiB")
     for name, values in found.items():
-        print(f"  {name:20} median {statistics.median(values):6.2f} s, most {max(values):6.2f} s")
+        wall, used = zip(*values)
+        print(
+            f"  {name:20} median {statistics.median(wall):6.2f} s, most {max(wall):6.2f} s;"
+            f" of the processor {statistics.median(used):6.2f} s"
+        )
 
 
 if __name__ == "__main__":

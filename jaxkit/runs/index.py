@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.runs import directory, evaluations, files, rows
 
@@ -137,7 +136,8 @@ def _entry(place: Place) -> dict[str, Any]:
         recorded = rows.read(place.path / directory.METRICS)
         summary = directory.summary(place.path, recorded)
         code = (files.read_json(place.path / directory.PROVENANCE) or {}).get("git")
-        config = configs.to_json(directory.read_config(place.path))
+        # It was read as a config already: whole, and canonical or made so by hand.
+        config = files.read_json(place.path / directory.CONFIG)
         wall = recorded[-1].get("wall") if recorded else None
         values = rows.newest(recorded)
         for split, metrics in summary["evaluation"].items():
@@ -147,7 +147,7 @@ def _entry(place: Place) -> dict[str, Any]:
     return {
         **empty,
         "summary": summary,
-        "config": json.loads(config),
+        "config": config,
         "values": values,
         "commit": code.get("commit") if isinstance(code, dict) else None,
         "updated": wall if isinstance(wall, int | float) else None,
