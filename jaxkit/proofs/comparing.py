@@ -163,6 +163,15 @@ def array_differences(
 
 def leaves(checkpoint: Path) -> dict[str, np.ndarray]:
     """Every array of a checkpoint, by its path: "state.params.dense_0.kernel"; no config is needed for it."""
+    from jaxkit.runs import arrays
+
+    found = _shared(checkpoint) if (checkpoint / "state").is_dir() else arrays.read_all(checkpoint)
+    # What is asked for first.
+    return dict(sorted(found.items(), key=lambda item: not item[0].startswith("state.params")))
+
+
+def _shared(checkpoint: Path) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint that many processes have written."""
     import jax
     import orbax.checkpoint as ocp
 
@@ -173,9 +182,7 @@ def leaves(checkpoint: Path) -> dict[str, np.ndarray]:
             checkpoint.absolute() / "state", args=ocp.args.PyTreeRestore(restore_args=arguments)
         )
     paths = jax.tree_util.tree_leaves_with_path(tree)
-    found = {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
-    # What is asked for first.
-    return dict(sorted(found.items(), key=lambda item: not item[0].startswith("state.params")))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
 
 
 def _ends(one: Path, other: Path) -> Iterator[Difference]:

@@ -53,12 +53,11 @@ def write(folder: Path, tree: Any) -> dict[str, str]:
     """
     parts: list[dict[str, np.ndarray]] = [{}]
     size = 0
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = _plain(leaf)
+    for path, array in _named(tree).items():
         if size and size + array.nbytes > PART_BYTES:
             parts.append({})
             size = 0
-        parts[-1][jax.tree_util.keystr(path)] = array
+        parts[-1][path] = array
         size += array.nbytes
     names = [f"state-{number}.safetensors" for number in range(len(parts))]
     with _threads(len(parts)) as threads:
@@ -72,18 +71,40 @@ def read(folder: Path, abstract: Any) -> Any:
     Raises:
         ValueError: another tree was written.
     """
-    paths = sorted(folder.glob("state-*.safetensors"))
-    with _threads(len(paths)) as threads:
-        found = {name: array for part in threads.map(_read_part, paths) for name, array in part.items()}
-    wanted = {jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)}
+    found = read_all(folder)
+    wanted = {path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path(abstract)}
     if wanted != found.keys():
         name = min(wanted ^ found.keys())
         holds, makes = ("has no", "makes") if name in wanted else ("holds", "does not make")
         raise ValueError(f"{folder}: {holds} {name}, which this config {makes}")
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _as(leaf, found[jax.tree_util.keystr(path)], f"{folder}: {jax.tree_util.keystr(path)}"),
-        abstract,
+        lambda path, leaf: _as(leaf, found[path_of(path)], f"{folder}: {path_of(path)}"), abstract
     )
+
+
+def read_all(folder: Path) -> dict[str, np.ndarray]:
+    """Every array that was written into a folder, by its path: "state.params.dense_0.kernel"."""
+    paths = sorted(folder.glob("state-*.safetensors"))
+    with _threads(len(paths)) as threads:
+        return {name: array for part in threads.map(_read_part, paths) for name, array in part.items()}
+
+
+def path_of(path: Any) -> str:
+    """What an array is called by its place in the tree.
+
+    Example:
+        >>> [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path({"a": (1, {"b": 2})})]
+        ['a.0', 'a.1.b']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _named(tree: Any) -> dict[str, np.ndarray]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    found = {path_of(path): _plain(leaf) for path, leaf in leaves}
+    if len(found) < len(leaves):
+        raise ValueError("two arrays of the state have the same path; no name of a parameter may hold a point")
+    return found
 
 
 def _plain(leaf: Any) -> np.ndarray:

@@ -78,22 +78,22 @@ def test_a_large_state_is_many_files_which_other_programs_read(tmp_path, monkeyp
     assert list(hashes.values()) == arrays.sha256([tmp_path / name for name in hashes])
     same(arrays.read(tmp_path, tree), tree)
     np.testing.assert_array_equal(
-        safetensors.load_file(tmp_path / "state-2.safetensors")["['layer_2']"], tree["layer_2"]
+        safetensors.load_file(tmp_path / "state-2.safetensors")["layer_2"], tree["layer_2"]
     )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tree: tree | {"more": np.zeros(2)}, r"has no \['more'\], which this config makes"),
-        (lambda tree: {"a": tree["a"]}, r"holds \['b'\], which this config does not make"),
+        (lambda tree: tree | {"more": np.zeros(2)}, r"has no more, which this config makes"),
+        (lambda tree: {"a": tree["a"]}, r"holds b, which this config does not make"),
         (
             lambda tree: tree | {"b": np.zeros((3, 2))},
-            r"\['b'\]: holds float64\[2, 3\], this config makes .*\[3, 2\]",
+            r"b: holds float64\[2, 3\], this config makes .*\[3, 2\]",
         ),
         (
             lambda tree: tree | {"a": np.zeros(2, np.int32)},
-            r"\['a'\]: holds float32\[2\], this config makes int32",
+            r"a: holds float32\[2\], this config makes int32",
         ),
     ],
 )
@@ -102,6 +102,11 @@ def test_another_tree_is_refused_with_the_place(tmp_path, change, message):
     arrays.write(tmp_path, tree)
     with pytest.raises(ValueError, match=message):
         arrays.read(tmp_path, change(tree))
+
+
+def test_two_arrays_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="the same path"):
+        arrays.write(tmp_path, {"a.b": np.zeros(2), "a": {"b": np.ones(2)}})
 
 
 def test_a_form_of_many_processes_is_read_by_one_and_the_other_way_round(tmp_path):
