@@ -19,8 +19,11 @@
   const draw = () => {
     const wanted = find("smoothing") && {
       smoothing: Number(find("smoothing").value), log: find("log").checked, axis: find("axis").value };
+    const parentOf = (metric) => find(charts.isMain(metric) ? "main-charts" : "more-charts");
+    // All places before the first curve: a chart is as wide as its place was when it was drawn.
+    for (const metric of groups.keys()) box(parentOf(metric), metric);
     for (const [metric, lines] of groups) {
-      const parent = find(charts.isMain(metric) ? "main-charts" : "more-charts");
+      const parent = parentOf(metric);
       const folded = parent.closest("details");
       // What is folded has no width yet.
       if (!folded || folded.open) charts.draw(box(parent, metric), metric, lines, wanted);
