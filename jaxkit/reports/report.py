@@ -39,7 +39,9 @@ def html(workdirs: Sequence[Path]) -> str:
         script_json("data", pictures.charts(runs)),
         *(element("script", Markup(script)) for script in scripts),
     )
-    return f"<!DOCTYPE html>\n{element('html', element('head', head), element('body', body), lang='en').text}\n"
+    whole = f"<!DOCTYPE html>\n{element('html', element('head', head), element('body', body), lang='en').text}\n"
+    # A name on disk may be any bytes, and JSON can say half a character: neither goes into a page.
+    return whole.encode(errors="replace").decode()
 
 
 def plotly() -> str:

@@ -111,7 +111,7 @@ def runs(top: Path, *, remember: bool = True) -> list[dict[str, Any]]:
         key, entry = known.get(place.name, ("", None))
         if entry is None or key != place.key:
             entry = _entry(place)
-            if place.settled and entry["summary"]["status"] != "damaged":
+            if place.settled and entry["summary"]["status"] != "damaged" and _is_text(place.name + place.key):
                 new[place.name] = (place.key, entry)
         else:
             _stand(entry, place)
@@ -176,6 +176,11 @@ def spark(recorded: Sequence[Mapping[str, Any]], name: str = "loss") -> list[flo
     stretch = max(1, -(-len(finite) // SPARK_POINTS))
     parts = [finite[start : start + stretch] for start in range(0, len(finite), stretch)]
     return [float(f"{sum(part) / len(part):.4g}") for part in parts]
+
+
+def _is_text(name: str) -> bool:
+    # A name on disk may be any bytes; a database takes text.
+    return name.encode(errors="replace").decode() == name
 
 
 def _load(path: Path) -> tuple[dict[str, tuple[str, Any]], bool]:

@@ -189,6 +189,15 @@ def test_one_that_runs_is_seen_to_end_without_a_change_of_its_files(few, made):
     assert stands() == "interrupted"
 
 
+def test_a_name_that_is_no_text_is_listed(few, command):
+    shutil.copytree(few / "a", os.fsdecode(os.fsencode(few) + b"/\xff"))
+    for _ in range(2):
+        code, out, _ = command("runs", few)
+        assert code == 0
+        assert "\ufffd" in out
+    assert len(index._load(few / index.NAME)[0]) == 3
+
+
 def test_what_lies_in_a_run_or_too_deep_or_hidden_is_no_run(few, made):
     made(few / "a/checkpoints/copy")
     made(few / ".trash/run")

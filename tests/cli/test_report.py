@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from html.parser import HTMLParser
 
@@ -154,6 +155,14 @@ def test_a_long_curve_is_thinned_without_losing_its_peaks():
     at = dict(zip(found["step"], found["value"]))
     assert (at[31_416], at[27_183], at[77_778]) == (99.0, -99.0, None)
     assert found["lost"] == 77_778
+
+
+def test_what_is_no_text_is_replaced(tmp_path, made, page):
+    run = made(tmp_path / "run")
+    (run / "provenance.json").write_text('{"python": "a\\ud800b", "packages": {"\\udfff": "1"}}')
+    assert "a?b" in page(run).text
+    os.rename(run, os.fsencode(tmp_path) + b"/\xff")
+    page(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"), f"--output={tmp_path / 'report.html'}")
 
 
 def test_without_plotly_it_says_what_to_install(tmp_path, made, fails, monkeypatch):
