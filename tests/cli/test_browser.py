@@ -14,7 +14,8 @@ CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"),
 pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here")
 HOSTILE = "<img src=x onerror=document.title='run'>"
 DRAWN = "return document.querySelectorAll('#curves .scatterlayer .trace').length"
-POINTS = "return [...document.querySelectorAll('#curves .chart')].map(box => box.data.map(t => t.x.length))"
+# What is drawn, not what was handed over to be.
+POINTS = "return [...document.querySelectorAll('#curves .chart')].map(box => box.calcdata.map(t => t.length))"
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,9 @@ def test_the_dashboard_is_live(browser, runs):
         )
         until(browser, DRAWN, 4)
         assert HOSTILE in browser.find_element("id", "runs").text
+        # The accuracy has no training curve; a split is dashed for all that.
+        style = "return getComputedStyle(document.querySelector('#legend span:last-child i')).borderTopStyle"
+        assert browser.execute_script(style) == "dashed"
         until(browser, "return document.getElementById('config').innerText.includes('model.call')")
         before = browser.execute_script(POINTS)
         dashboard.append(runs / "a", 50, loss=0.01)

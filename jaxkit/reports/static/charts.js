@@ -19,19 +19,17 @@ const charts = (() => {
   // runs: [{name, place, curves: {name: curve}}]
   const group = (runs) => {
     const several = runs.length > 1, groups = new Map();
-    for (const run of runs) {
-      for (const [name, curve] of Object.entries(run.curves)) {
-        const [split, metric] = parts(name);
-        if (!groups.has(metric)) groups.set(metric, { splits: [], lines: [] });
-        const { splits, lines } = groups.get(metric);
-        if (!splits.includes(split)) splits.push(split);
-        const nth = splits.indexOf(split);
-        lines.push({ name: several ? `${run.name}, ${split}` : split, split, run: run.name, curve,
-                     color: several ? run.place : nth, dash: several ? nth : 0 });
-      }
+    const named = runs.flatMap((run) => Object.entries(run.curves).map(([name, curve]) => [run, ...parts(name), curve]));
+    // A split looks the same in every chart, training the plainest.
+    const splits = [...new Set(named.map(([, split]) => split))].sort((a, b) => (a !== "train") - (b !== "train"));
+    for (const [run, split, metric, curve] of named) {
+      const nth = splits.indexOf(split);
+      if (!groups.has(metric)) groups.set(metric, []);
+      groups.get(metric).push({ name: several ? `${run.name}, ${split}` : split, split, run: run.name, curve,
+                                color: several ? run.place : nth, dash: several ? nth : 0 });
     }
     const order = (a, b) => (a !== "loss") - (b !== "loss") || (a < b ? -1 : 1);
-    return new Map([...groups].sort(([a], [b]) => order(a, b)).map(([metric, { lines }]) => [metric, lines]));
+    return new Map([...groups].sort(([a], [b]) => order(a, b)));
   };
 
   // What the colours and the dashes mean: of one run its splits, of several the runs, and how their splits are drawn.
@@ -117,7 +115,8 @@ const charts = (() => {
       const curve = thin(line.curve, 4000);
       const few = curve.value.length < 30;
       const trace = (values, more) => ({
-        x: curve[axis], y: values, name: escape(line.name), type: "scatter", connectgaps: false,
+        // Copies: of an array that has only grown Plotly sees no change.
+        x: [...curve[axis]], y: [...values], name: escape(line.name), type: "scatter", connectgaps: false,
         mode: few ? "lines+markers" : "lines", marker: { size: 4 },
         line: { color: color(line.color), dash: DASHES[line.dash % DASHES.length], width: 1.8 }, ...more });
       if (smoothing > 0) {
