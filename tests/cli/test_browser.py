@@ -99,10 +99,10 @@ def test_the_dashboard_is_live(browser, runs):
         style = "return getComputedStyle(document.querySelector('#legend span:last-child i')).borderTopStyle"
         assert browser.execute_script(style) == "dashed"
         until(browser, "return document.getElementById('config').innerText.includes('model.call')")
-        before = browser.execute_script(POINTS)
-        dashboard.append(runs / "a", 50, loss=0.01)
-        grown = [n + 1 for n in before[0]][:1]
-        until(browser, f"return ({POINTS.removeprefix('return ')})[0].some(n => n === {grown[0]})")
+        for step in (50, 60, 70, 80):
+            dashboard.append(runs / "a", step, loss=1 / step)
+            until(browser, f"{POINTS}[0].includes({step // 10})")
+            until(browser, f"return document.querySelector('#curves .chart').layout.xaxis.range[1] >= {step}")
         browser.execute_script(
             "document.getElementById('smoothing').value = 0.5;"
             "document.getElementById('smoothing').dispatchEvent(new Event('input'))"
