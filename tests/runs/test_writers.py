@@ -20,6 +20,8 @@ from jaxkit.runs import command, cursors, directory, record, tracking
 from tests.runs import test_loop
 from tests.runs.test_sending import STEPS, append, job, make_run
 
+pytest.importorskip("tensorboard")
+
 TOP = Path(__file__).parent.parent.parent
 TENSORBOARD = {"call": "jaxkit.writers.tensorboard"}
 
@@ -39,7 +41,6 @@ def send(run):
 
 def scalars(run, tag):
     """[(step, value)] as TensorBoard reads them."""
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
