@@ -65,7 +65,9 @@ def wandb(
             for folder in run.directory.glob(f"wandb/offline-run-*-{name}"):
                 shutil.rmtree(folder)
         # Some of these are not promised to stay: what a version does not know is left out.
-        known = {name: x for name, x in (_WITHOUT | _LIMITS).items() if name in wandb.Settings.model_fields}
+        known: dict[str, Any] = {
+            name: x for name, x in (_WITHOUT | _LIMITS).items() if name in wandb.Settings.model_fields
+        }
         try:
             session = wandb.init(
                 project=project,
