@@ -47,6 +47,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/listing.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/gpt.py
+	$(BIN)/python benchmarks/trust.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/gpu.py
 

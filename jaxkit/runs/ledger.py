@@ -88,15 +88,14 @@ def ledger(
         numbers = range(steps.start + 1, steps.start + len(folds) + 1)
         last_of = [n for n, step in enumerate(numbers) if step % config.log_every == 0 and step < end]
         sums = [np.add.reduceat(leaf, [0, *(n + 1 for n in last_of)], axis=0) for leaf in leaves]
-        for index in range(len(last_of) + 1):
-            part = jax.tree.unflatten(tree, [leaf[index] for leaf in sums])
-            interval = part if index else add(interval, part)
-            if index < len(last_of):
-                values = record.values(interval)
-                recorder.append(numbers[last_of[index]], values, folds[last_of[index]], {}, more=True)
-                warn_once(numbers[last_of[index]], values)
-                judge(numbers[last_of[index]], values)
-        interval = jax.tree.map(np.asarray, interval)
+        for total, before in zip(sums, jax.tree.leaves(interval)):
+            total[0] += before
+        found = record.values_of_each(jax.tree.unflatten(tree, [total[:-1] for total in sums]))
+        for n, values in zip(last_of, found):
+            recorder.append(numbers[n], values, folds[n], {}, more=True)
+            warn_once(numbers[n], values)
+            judge(numbers[n], values)
+        interval = jax.tree.unflatten(tree, [np.asarray(total[-1]) for total in sums])
 
     def write(row: Row) -> None:
         nonlocal interval

@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxkit.errors import UsageError
-from jaxkit.means import NothingCounted
+from jaxkit.means import Mean, NothingCounted
 from jaxkit.runs import digest, files, rows
 from jaxkit.runs.rows import read as read
 
@@ -109,6 +110,25 @@ def values(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | st
             if number is None or np.ndim(number) == 0:
                 flat[prefix + (f"{name}.{part}" if part else name)] = plain(number)
     return flat
+
+
+def values_of_each(metrics: Mapping[str, Any]) -> list[dict[str, float | str | None]]:
+    """The `values` of many dicts of additive states, stacked: each array has a leading axis.
+
+    Example:
+        >>> from jaxkit.means import Mean
+        >>> values_of_each({"loss": Mean(np.array([6.0, 1.0]), np.array([3.0, 0.0]))})
+        [{'loss': 2.0}, {'loss': None}]
+    """
+    leaves, tree = jax.tree.flatten(metrics)
+    # Of each step of a run there are means of one number, mostly: divided together they take a third of the time.
+    if all(
+        type(state) is Mean and np.ndim(state.total) == 1 and np.all(state.count) for state in metrics.values()
+    ):
+        columns = [state.total / state.count for state in metrics.values()]
+        if all(np.isfinite(column).all() for column in columns):
+            return [dict(zip(metrics, row)) for row in zip(*(column.tolist() for column in columns))]
+    return [values(jax.tree.unflatten(tree, [leaf[n] for leaf in leaves])) for n in range(len(leaves[0]))]
 
 
 def computed(state: Any) -> Any:

@@ -20,6 +20,8 @@ from jaxkit.runs import command, cursors, directory, record, tracking
 from tests.runs import test_loop
 from tests.runs.test_sending import STEPS, append, job, make_run
 
+pytest.importorskip("tensorboard")
+
 TOP = Path(__file__).parent.parent.parent
 TENSORBOARD = {"call": "jaxkit.writers.tensorboard"}
 
@@ -39,7 +41,6 @@ def send(run):
 
 def scalars(run, tag):
     """[(step, value)] as TensorBoard reads them."""
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
@@ -59,6 +60,7 @@ def test_tensorboard_reads_what_was_recorded_each_step_once(tmp_path):
     found = scalars(run, "loss")
     assert [step for step, _ in found] == list(range(1, STEPS + 1))
     assert math.isnan(found[6][1])
+    assert found[7][1] == -math.inf
     assert found[9][1] == pytest.approx(0.1)
     assert scalars(run, "speed/steps_per_second")[0] == (1, 2.0)
 
@@ -104,6 +106,7 @@ def test_mlflow_has_every_row_once_the_config_and_where_it_comes_from(tmp_path, 
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
     values = {metric.step: metric.value for metric in history}
     assert math.isnan(values[7])
+    assert values[8] == -sys.float_info.max  # the store knows no infinity
     assert values[STEPS] == 1 / STEPS
     assert found.info.status == "FINISHED"
     assert found.data.params["num_steps"] == str(STEPS)
