@@ -38,7 +38,8 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 crash: $(INSTALLED)
-	$(BIN)/jaxkit verify-resume tests/proofs/crash.py --config=tests/proofs/crash_config.py --kills=50
+	$(BIN)/jaxkit verify-resume tests/proofs/crash.py --config=tests/proofs/crash_config.py \
+	  --config.num_steps=120 --kills=50
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loop.py

@@ -101,4 +101,7 @@ def _parents(allow: Sequence[str]) -> set[str]:
 
 def _outside(name: str, where: str, allow: Sequence[str]) -> str:
     may = ", ".join(allow)
-    return f"{where}: {name!r} is outside what this config may call: {may}; allow its module if you trust it"
+    return (
+        f"{where}: {name!r} is outside what this config may call: {may};"
+        " allow its module if you trust it (--allow=MODULE)"
+    )

@@ -16,6 +16,7 @@ from jaxkit.runs import checkpoints, directory
 # Who aims at a save that takes milliseconds has to look often; in a run of hours it takes seconds.
 _SECONDS_BETWEEN_LOOKS = (0.0005, 0.05)
 _LOOKS_IN_A_RUN = 20_000
+_BRIEF_SECONDS = 0.1
 _TAIL_BYTES = 2**16
 
 
@@ -161,8 +162,9 @@ def shoot(process: subprocess.Popen, folder: Path, aim: Aim, pace: Pace) -> Kill
     }
     conditions, longest = waits[aim.at]
     pause = min(max(pace.total / _LOOKS_IN_A_RUN, _SECONDS_BETWEEN_LOOKS[0]), _SECONDS_BETWEEN_LOOKS[1])
-    # A deletion is over in no time: who waits for one does not sleep.
-    alive = all(_wait(process, 0.0 if met is deleting else pause, met, too_far) for met in conditions)
+    # A deletion is over in no time, and a small save too: who waits for one does not sleep.
+    brief = {deleting, saving} if pace.save < _BRIEF_SECONDS else {deleting}
+    alive = all(_wait(process, 0.0 if met in brief else pause, met, too_far) for met in conditions)
     until = time.monotonic() + aim.delay * longest
     started = lambda: aim.at == "start-up" and moved()
     if not alive or not _wait(process, pause, lambda: time.monotonic() >= until, started, too_far):

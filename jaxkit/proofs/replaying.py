@@ -11,8 +11,8 @@ import numpy as np
 
 from jaxkit import configs, data, random
 from jaxkit.errors import UsageError
-from jaxkit.proofs import comparing, dissecting
-from jaxkit.recipe import plan
+from jaxkit.proofs import dissecting
+from jaxkit.recipe import Plan, plan
 from jaxkit.runs import checkpoints, command, directory, files, ledger, provenance, record
 from jaxkit.types import Examples, Key, Recipe, State
 
@@ -64,9 +64,9 @@ def replay(
     if not 1 <= step <= config.num_steps:
         raise UsageError(f"--step: came {step}, wanted 1 to {config.num_steps}, the steps of this run")
     built, examples = _built(recipe, run, config, allow)
-    abstract = plan(built, batch_size=config.batch_size).state
-    say(f"{len(jax.tree.leaves(abstract.params))} arrays of parameters, {examples.size:,} examples")
-    start, state, key = _start(built, config, run, abstract, step)
+    planned = plan(built, batch_size=config.batch_size)
+    say(f"{planned.num_parameters:,} parameters, {examples.size:,} examples")
+    start, state, key = _start(built, config, run, planned, step)
     say(f"rebuilds step {step} from " + (f"checkpoint {start}" if start else "the beginning"))
     before, now, found, sums = _walk_to(built, config, examples, state, key, start, step)
     recorded, replayed = _losses(run, sums, start, step)
@@ -91,41 +91,33 @@ def _built(
     recipe: Callable[[configs.Frozen], Recipe], run: Path, config: configs.Frozen, allow: Sequence[str]
 ) -> tuple[Recipe, Examples]:
     """The experiment, on one device whatever its layout, and its data, after a look that they are the run's."""
-    configs.check_calls(config, allow=(*configs.ALLOWED, *allow))
-    alone = configs.replace(config, {"layout": {"call": "jaxkit.parallel.jit"}})
+    # Nothing is written, so no writer is built.
+    alone = configs.replace(config, {"layout": {"call": "jaxkit.parallel.jit"}, "writers": ()})
+    configs.check_calls(alone, allow=(*configs.ALLOWED, *allow))
     built = command.compose(recipe, alone)
     examples = built.data["train"].open()
     provenance.check_same_data(run, {"train": examples.manifest})
     return built, examples
 
 
-def _start(built: Recipe, config: Any, run: Path, abstract: State, step: int) -> tuple[int, State, Key]:
+def _start(built: Recipe, config: Any, run: Path, planned: Plan, step: int) -> tuple[int, State, Key]:
     """The newest good checkpoint before the step, or the beginning, and the updates' key."""
     root = jax.random.key(np.uint32(config.seed))
     key = random.named(root, "update")
     folder = run / directory.CHECKPOINTS
+    interval = jax.tree.map(lambda x: ledger.exact(np.zeros(x.shape, x.dtype)), planned.metrics["train"])
+    abstract = {"state": planned.state, "interval": interval}
     for number in reversed([found for found in checkpoints.steps(folder) if found < step]):
         if checkpoints.verify(folder / str(number)):
             continue
-        state = _filled(abstract, comparing.leaves(folder / str(number)), folder / str(number))
+        try:
+            state = checkpoints.load(folder / str(number), abstract)["state"]
+        except ValueError as error:
+            raise UsageError(f"{error}; is it the code of the run? `jaxkit reproduce` takes that") from error
         # What a run that was not stopped has saved of its ruins is no state to begin with.
         if _finite(state.params):
-            return number, state, key
+            return number, jax.device_put(state), key
     return 0, jax.jit(built.init)(random.named(root, "init")), key
-
-
-def _filled(abstract: State, found: Mapping[str, np.ndarray], checkpoint: Path) -> State:
-    def fill(path, leaf):
-        name = f"state.{jax.tree_util.keystr(path, simple=True, separator='.')}"
-        if name not in found or found[name].shape != leaf.shape:
-            came = f"{list(found[name].shape)}" if name in found else "nothing"
-            raise UsageError(
-                f"{checkpoint}: {name}: holds {came}, this experiment makes {list(leaf.shape)};"
-                " is it the code of the run? jaxkit reproduce takes the recorded one"
-            )
-        return jnp.asarray(found[name], leaf.dtype)
-
-    return jax.tree_util.tree_map_with_path(fill, abstract)
 
 
 class _Moment(NamedTuple):

@@ -67,7 +67,7 @@ def reproduce(
         for line in (runs_what, *notes, *(f"environment: {line}" for line in found)):
             say(line)
         copy = keep or top / "run"
-        _prepare(copy, run, noted)
+        _prepare(copy, config, noted)
         (top / "config.py").write_text(_as_python(config), encoding="utf-8")
         flags = [f"--config={top / 'config.py'}", f"--workdir={copy.absolute()}"]
         where = code / noted.get("git", {}).get("directory", "")
@@ -102,6 +102,8 @@ def _checked(
             f"{run / directory.CONFIG}: is not the config that the run was run with: fingerprint recorded"
             f" {str(fingerprint)[:12]}, found {configs.fingerprint(config)[:12]}; restore the file"
         )
+    # What was sent to trackers is not sent to them again; it is no part of the numbers.
+    config = configs.replace(config, {"writers": ()})
     configs.check_calls(config, allow=(*configs.ALLOWED, *allow))
     recorded = [row["step"] for row in record.read(run / directory.METRICS)]
     if not recorded:
@@ -135,6 +137,9 @@ def _code(
         notes.append(f"code: {run / 'dirty.patch'} is not the patch that was recorded; it was changed since")
     code = stack.enter_context(worktrees.checkout(Path.cwd(), commit, patch, top))
     for name in worktrees.left_out_of(patch):
+        if name == "all of the patch":
+            notes.append("code: what the commit does not say was too large to be noted; the commit alone is run")
+            continue
         linked = worktrees.link(worktrees.top_of(Path.cwd()), code, name)
         notes.append(
             f"code: {name} was left out of the patch; "
@@ -173,10 +178,10 @@ def _what(run: Path, noted: Mapping[str, Any], patch: bytes, experiment: Path, c
     return text
 
 
-def _prepare(copy: Path, run: Path, noted: Mapping[str, Any]) -> None:
+def _prepare(copy: Path, config: configs.Frozen, noted: Mapping[str, Any]) -> None:
     """A run directory that expects the data that the run was run with; another is refused by the run itself."""
     copy.mkdir(parents=True)
-    (copy / directory.CONFIG).write_bytes((run / directory.CONFIG).read_bytes())
+    files.write_text(copy / directory.CONFIG, configs.to_json(config))
     files.write_json(copy / directory.PROVENANCE, {"data": noted.get("data", {})})
 
 

@@ -159,6 +159,15 @@ def restore(
     return None if step < 0 else (step, _read(directory / str(step), abstract, shardings or {}))
 
 
+def load(checkpoint: Path, abstract: Any) -> Any:
+    """What is in one checkpoint, as numpy arrays of the shapes and dtypes of `abstract`; it is not verified.
+
+    Raises:
+        ValueError: it holds another structure.
+    """
+    return _read(checkpoint, abstract, {})
+
+
 def _newest(directory: Path, warn: Callable[[str], None]) -> int:
     for step in reversed(steps(directory)):
         damage = verify(directory / str(step))
