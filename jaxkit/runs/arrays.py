@@ -7,7 +7,6 @@ They are written here because what is hashed must be what is in memory, at the c
 import concurrent.futures
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -181,13 +180,3 @@ def _sha256(path: Path) -> str:
 
 def _threads(most: int) -> concurrent.futures.ThreadPoolExecutor:
     return concurrent.futures.ThreadPoolExecutor(max(1, min(most, os.cpu_count() or 1)))
-
-
-def nbytes(tree: Any) -> int:
-    """The bytes of a tree of arrays, as they are written.
-
-    Example:
-        >>> nbytes({"w": np.zeros((2, 3), np.float32)})
-        24
-    """
-    return sum(math.prod(leaf.shape) * _plain(leaf).dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -44,7 +44,7 @@ def save(
         target.mkdir(parents=True)
     try:
         if leads:
-            _check_free(target, arrays.nbytes(tree))
+            _check_free(target, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         if jax.process_count() > 1 if sharded is None else sharded:
             _save_sharded(target, tree)
             hashes = _hashes(target) if leads else {}
