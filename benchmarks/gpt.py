@@ -5,7 +5,7 @@
 4 layers, 256 features, 4 heads, 256 tokens, batch 8, vocabulary 256, AdamW. Each side is a process of its own on
 the same core, kept alive between rounds; in a round each takes a step to warm up and one that is timed, in turn.
 All start from the same parameters and must come to the same losses. The roof is one large product of matrices,
-measured in the same rounds. PYTHON is an interpreter that has torch.
+measured in the same rounds. PYTHON is an interpreter that has torch, by default that of `make peers`.
 """
 
 import argparse
@@ -68,17 +68,18 @@ def measured(sides: dict[str, subprocess.Popen], rounds: int) -> tuple[dict, dic
 def main() -> None:
     """Measures what is there, says what is not, prints medians, paired ratios and shares of the roof."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--torch", metavar="PYTHON")
+    parser.add_argument("--torch", metavar="PYTHON", default=".venv-peers/torch/bin/python")
     parser.add_argument("--rounds", type=int, default=11)
     flags = parser.parse_args()
     print(measure.machine())
     jax_side = lambda name: [sys.executable, "in_jax.py", name]
     names = {NAIVE: "naive", LIBRARY: "library", OPTIONS: "options", BY_HAND: "by_hand"}
     commands = {title: jax_side(name) for title, name in names.items()}
-    if flags.torch and not subprocess.run([flags.torch, "-c", "import torch"], capture_output=True).returncode:
-        commands[TORCH] = [flags.torch, "in_torch.py"]
+    torch = os.path.abspath(flags.torch)  # a link of an environment: it must not be followed
+    if os.path.exists(torch) and not subprocess.run([torch, "-c", "import torch"], capture_output=True).returncode:
+        commands[TORCH] = [torch, "in_torch.py"]
     else:
-        print("PyTorch is not installed there" if flags.torch else "PyTorch is left out: --torch=PYTHON names its")
+        print(f"there is no PyTorch for {flags.torch} (`make peers`, or --torch=PYTHON): it is left out")
     sides = {name: start(command) for name, command in {**commands, "roof": jax_side("roof")}.items()}
     try:
         firsts = {name: json.loads(side.stdout.readline())["loss"] for name, side in sides.items()}

@@ -133,6 +133,9 @@ def train(
             saves = step % config.checkpoint_every == 0 or step == last or stops
             if not (evaluates or saves or form.records or step % config.log_every == 0):
                 continue
+            if evaluates or saves:
+                # The calls under way are training, and timed as such.
+                jax.block_until_ready(metrics)
             speed = timer.speed(step)
             if evaluates or saves:
                 worker.rest()
