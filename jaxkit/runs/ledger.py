@@ -1,6 +1,7 @@
-"""Rows on their way from the devices to the record: fetched one interval late, so that no step waits."""
+"""Rows on their way from the devices to the record: fetched and written on a thread, so that no step waits."""
 
-import collections
+import queue
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -32,17 +33,19 @@ class Row(NamedTuple):
 
 
 class Ledger(NamedTuple):
-    """Takes rows as they come from the devices, and writes them when they are there.
+    """Takes rows as they come from the devices; a thread fetches and writes them when they are there.
 
     add:         (row) -> None
-    flush:       (keep) -> None; fetches and writes all but the newest `keep` rows; raises `stopping.Diverged` once
-                 all are written, where one says that the run must end
-    interval:    () -> the sum of the metrics since the last row that has them, on the host
-    evaluations: the newest evaluation of each split
+    flush:       (keep) -> None; waits until all but the newest `keep` rows are written; raises what went wrong,
+                 and `stopping.Diverged` once all are written, where one of those says that the run must end
+    close:       () -> None; writes what is left
+    interval:    () -> the sum of the metrics since the last row that has them, on the host; after flush(0)
+    evaluations: the newest evaluation of each split; likewise
     """
 
     add: Callable[[Row], None]
     flush: Callable[[int], None]
+    close: Callable[[], None]
     interval: Callable[[], Metrics]
     evaluations: Mapping[str, Metrics]
 
@@ -58,10 +61,12 @@ def ledger(
 
     `wrong` judges each loss, as `stopping.judge` makes it.
     """
-    rows: collections.deque[Row] = collections.deque()
     evaluations: dict[str, Metrics] = {}
     warned: list[int] = []
-    ends: list[stopping.Diverged] = []
+    # Which row says that the run must end, and why.
+    ends: list[tuple[int, stopping.Diverged]] = []
+    rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+    added, written, errors, changed = 0, 0, list[BaseException](), threading.Condition()
 
     def warn_once(step: int, values: Mapping[str, Any]) -> None:
         bad = [name for name, value in values.items() if isinstance(value, str)]
@@ -72,13 +77,42 @@ def ledger(
     def judge(step: int, values: Mapping[str, Any], logs: bool = True) -> None:
         found = wrong(values.get("loss"), logs)
         if found is not None:
-            ends.append(stopping.Diverged(step, found))
+            ends.append((written + 1, stopping.Diverged(step, found)))
+
+    def add_row(row: Row) -> None:
+        nonlocal added
+        added += 1
+        rows.put(row)
+
+    def work() -> None:
+        nonlocal written
+        while (row := rows.get()) is not None:
+            try:
+                if not errors:
+                    write(row)
+            except BaseException as error:
+                errors.append(error)
+            with changed:
+                written += 1
+                changed.notify_all()
+
+    def wait(number: int) -> None:
+        if written < number:
+            with changed:
+                changed.wait_for(lambda: written >= number)
+        if errors:
+            raise errors[0]
 
     def flush(keep: int) -> None:
-        while len(rows) > (0 if ends else keep):
-            write(rows.popleft())
-        if ends:
-            raise ends[0]
+        wait(added - keep)
+        # A newer row may be written by now, or not: a run ends at the same step whichever it is.
+        if ends and ends[0][0] <= added - keep:
+            wait(added)
+            raise ends[0][1]
+
+    def close() -> None:
+        rows.put(None)
+        thread.join()
 
     def write_within(steps: Steps, end: int) -> None:
         """The rows of the steps before `end`, at which the interval goes on."""
@@ -119,7 +153,9 @@ def ledger(
             progress.update(row.step, values, row.speed)
             warn_once(row.step, values)
 
-    return Ledger(rows.append, flush, lambda: interval, evaluations)
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    return Ledger(add_row, flush, close, lambda: interval, evaluations)
 
 
 def on_host(metrics: Metrics) -> Metrics:

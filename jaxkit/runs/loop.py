@@ -1,7 +1,7 @@
 """The loop of a run: feed, update, and now and then record, evaluate and save.
 
-It never waits for a number that it does not need: metrics stay on the devices and are fetched one
-interval late. What it does at step n depends on n alone, so a resumed run does what an uninterrupted
+It never waits for a number that it does not need: metrics stay on the devices, and a thread fetches and
+records them. What it does at step n depends on n alone, so a resumed run does what an uninterrupted
 one would have done.
 """
 
@@ -102,12 +102,14 @@ def train(
     with (
         contextlib.closing(show(saved_at)) as progress,
         contextlib.closing(_recorder(workdir, saved_at)) as recorder,
+        contextlib.closing(
+            ledger.ledger(config, recorder, progress, interval, _judge(config, workdir, saved_at))
+        ) as rows,
         watchdog.watching() as watch,
         saving.finished(saver),
     ):
         for warning in warnings:
             progress.message(f"warning: {warning}")
-        rows = ledger.ledger(config, recorder, progress, interval, _judge(config, workdir, saved_at))
         timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Any]()
         step, stops = saved_at, False
         guard.placed("state", state)
