@@ -1,6 +1,7 @@
 # make train   install what is pinned, train on the digits
 # make test    all that CI runs; PYTHON=python3.12 for another interpreter
 # make check   the quick part: format, lint, types, tests that are not slow
+# make long    the proofs that are too long for it: more device counts
 # make crash   50 times kill -9 at random moments over an MLP with all that a kill could spoil; the same bits, or not
 # make bench   the benchmarks; what is not installed they say and leave out
 # make peers   install what benchmarks/peers.py compares with, each in an environment of its own (8 GB)
@@ -11,8 +12,10 @@ VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -q
+# In two processes, each with a part of the files as they stand: what a file's tests share is then made once.
+IN_TWO := -n 2 --dist worksteal
 
-.PHONY: train test test-core check crash bench peers lock format
+.PHONY: train test test-core check long crash bench peers lock format
 
 train: $(INSTALLED)
 	@$(BIN)/python experiments/image_classification.py --config=configs/digits.py
@@ -21,21 +24,24 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -n 2
+	$(PYTEST) $(IN_TWO) -m "not long"
 
 # What a second interpreter is held to: the functional core, without the slow tests and the notebook.
 test-core: $(INSTALLED)
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) $(IN_TWO) -m "not slow and not long"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) -n 2 -m "not slow"
+	$(PYTEST) $(IN_TWO) -m "not slow and not long"
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+long: $(INSTALLED)
+	$(PYTEST) $(IN_TWO) -m long
 
 crash: $(INSTALLED)
 	$(BIN)/jaxkit verify-resume tests/proofs/crash.py --config=tests/proofs/crash_config.py \

@@ -219,12 +219,11 @@ def test_experiments_are_short():
 
 @pytest.mark.slow
 def test_the_digits_are_learned(tmp_path):
-    # One seed of the real config; the mean over five, and that it is at least 0.993, is benchmarks/accuracy.py.
-    config = configs.read(str(TOP / "configs/digits.py"))
+    # A third of the real config; all of it, with the mean over five seeds, is benchmarks/accuracy.py.
+    config = configs.read(str(TOP / "configs/digits.py"), [("num_steps", "300")])
     code = command.run(load_recipe("image_classification"), config, experiment="x", workdir=tmp_path / "run")
     assert code == command.OK
     found = directory.summary(tmp_path / "run")
-    # 360 test digits: two or three more mistakes than the usual two.
-    assert found["evaluation"]["test"]["accuracy"] >= 0.986
-    assert found["evaluation"]["test"]["calibration"]["ece"] < 0.06
+    assert found["evaluation"]["test"]["accuracy"] >= 0.975
+    assert found["evaluation"]["test"]["calibration"]["ece"] < 0.1
     assert (tmp_path / "run/picture.png").stat().st_size > 10_000

@@ -147,7 +147,7 @@ def bits_of(num_devices: int, names: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_devices", [2, 4, 8])
+@pytest.mark.parametrize("num_devices", [*(pytest.param(n, marks=pytest.mark.long) for n in (2, 4)), 8])
 def test_exact_has_the_same_bits_on_any_number_of_devices(num_devices, one_device):
     assert bits_of(num_devices, "mlp cnn transformer") == one_device
 
