@@ -127,9 +127,8 @@ def _while(into, parameters, held, loops) -> list[Held]:
 
 
 def _scan(nodes, into, parameters, held, scope, loops) -> list[Held]:
-    length, first = parameters["length"], parameters["num_consts"]
-    second = first + parameters["num_carry"]
-    constants, carry, stacked = held[:first], held[first:second], held[second:]
+    length = parameters["length"]
+    constants, carry, stacked = _parts_of(parameters, held)
     made: dict[int, list[Held]] = {}
     for number in reversed(range(length)) if parameters["reverse"] else range(length):
         # A slice is what it was cut from: its own numbers, the same origin.
@@ -139,6 +138,15 @@ def _scan(nodes, into, parameters, held, scope, loops) -> list[Held]:
     columns = zip(*(made[number] for number in range(length)))
     together = [Held(jnp.stack([x.value for x in column]), _stack(nodes, column)) for column in columns]
     return [*carry, *together]
+
+
+def _parts_of(parameters, held) -> list[list[Held]]:
+    """The constants, the carry and what is stacked, of all that a scan is given."""
+    if "ft_in" in parameters:  # since jax 0.12 a tree says so
+        return [list(part) for part in parameters["ft_in"].update(held).unpack()]
+    first = parameters["num_consts"]
+    second = first + parameters["num_carry"]
+    return [held[:first], held[first:second], held[second:]]
 
 
 def _part(nodes, whole: Held, number: int) -> int:
