@@ -12,8 +12,9 @@ VENV ?= $(if $(filter python3,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -q
-# In two processes, each with a part of the files as they stand: what a file's tests share is then made once.
-IN_TWO := -n 2 --dist worksteal
+# Each process has a part of the files as they stand: what the tests of a file share is made once. One more than there
+# are cores, because tests of processes and browsers mostly wait.
+IN_PARTS := -n 3 --dist worksteal
 
 .PHONY: train test test-core check long crash bench peers lock format
 
@@ -24,24 +25,24 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) $(IN_TWO) -m "not long"
+	$(PYTEST) $(IN_PARTS) -m "not long"
 
 # What a second interpreter is held to: the functional core, without the slow tests and the notebook.
 test-core: $(INSTALLED)
-	$(PYTEST) $(IN_TWO) -m "not slow and not long"
+	$(PYTEST) $(IN_PARTS) -m "not slow and not long"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(PYTEST) $(IN_TWO) -m "not slow and not long"
+	$(PYTEST) $(IN_PARTS) -m "not slow and not long"
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 long: $(INSTALLED)
-	$(PYTEST) $(IN_TWO) -m long
+	$(PYTEST) $(IN_PARTS) -m long
 
 crash: $(INSTALLED)
 	$(BIN)/jaxkit verify-resume tests/proofs/crash.py --config=tests/proofs/crash_config.py \
