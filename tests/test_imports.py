@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxkit"
 LAYERS = (
     ("errors", "writing"),
     ("types", "checks", "means", "notes"),
-    ("random", "losses", "metrics", "calibration", "configs"),
+    ("random", "losses", "metrics", "calibration", "regression", "configs"),
     ("models", "language", "objectives", "updates", "parallel", "sampling"),
     ("costs", "recipe", "data", "writers"),
     ("runs",),

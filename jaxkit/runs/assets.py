@@ -39,6 +39,23 @@ def keep(folder: Path, assets: Callable[[], Mapping[str, bytes]] | None) -> None
             )
 
 
+def leave(
+    recipe: Recipe, config: Any, state: State, examples: Mapping[str, Examples], folder: Path, console: Any
+) -> None:
+    """The picture and the samples of a run that is done, where its recipe has them; neither may fail it."""
+    wanted: dict[str, Callable[[], None]] = {}
+    if recipe.picture is not None and len(examples) > 1:
+        wanted["picture"] = lambda: draw(recipe, config, state, examples, folder)
+    if recipe.samples is not None:
+        samples = recipe.samples
+        wanted["samples"] = lambda: write_samples(folder, samples, state, config.seed)
+    for name, make in wanted.items():
+        try:
+            make()
+        except Exception as error:
+            console.print(f"warning: no {name}: {type(error).__name__}: {error}")
+
+
 def write_samples(folder: Path, samples: Callable[[Params, Extra, Key], str], state: State, seed: int) -> None:
     """Writes what the (averaged) model writes into `samples.txt`.
 

@@ -237,16 +237,7 @@ def _train(
         return TRY_AGAIN
     for split, metrics in outcome.evaluations.items():
         directory.write_evaluation(folder, split, outcome.step, metrics)
-    if recipe.picture is not None and len(examples) > 1:
-        try:
-            assets.draw(recipe, config, outcome.state, examples, folder)
-        except Exception as error:  # a picture is no reason to lose a run
-            console.print(f"warning: no picture: {type(error).__name__}: {error}")
-    if recipe.samples is not None:
-        try:
-            assets.write_samples(folder, recipe.samples, outcome.state, config.seed)
-        except Exception as error:  # nor are samples
-            console.print(f"warning: no samples: {type(error).__name__}: {error}")
+    assets.leave(recipe, config, outcome.state, examples, folder, console)
     sha256 = digest.sha256(outcome.state.params)
     directory.set_status(folder, status="finished", params_sha256=sha256, **done)
     files.sync_directory(folder)

@@ -1,5 +1,6 @@
 """A run whose loss is no number, or leaps, ends itself; a replay names example, operation and layer."""
 
+import functools
 import json
 import shutil
 
@@ -11,8 +12,9 @@ from jaxkit import cli, configs, data, objectives, updates
 from jaxkit.cli import replaying as printing
 from jaxkit.errors import UsageError
 from jaxkit.proofs import replaying
-from jaxkit.runs import checkpoints, command, directory, files, loop, record, stopping
+from jaxkit.runs import checkpoints, command, directory, files, record, stopping
 from jaxkit.types import Model, Recipe
+from tests.runs import test_loop
 
 # Of 96 examples in batches of 8, one is spoiled: it is in the batch of step 9, and in none before.
 SPOILED_STEP, SIZE, BATCH = 9, 96, 8
@@ -75,13 +77,7 @@ def recipe(config) -> Recipe:
     )
 
 
-def run(workdir, config, *, stop_after=None, recipe=recipe) -> int:
-    calls = iter(range(10_000))
-    asked = lambda: stop_after is not None and next(calls) >= stop_after
-    with pytest.MonkeyPatch.context() as patch:
-        whole = loop.train
-        patch.setattr(loop, "train", lambda *a, **k: whole(*a, **{**k, "stopped": asked}))
-        return command.run(recipe, config, experiment="logs", workdir=workdir)
+run = functools.partial(test_loop.run, recipe=recipe, experiment="logs")
 
 
 @pytest.fixture(scope="module")

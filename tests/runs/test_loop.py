@@ -67,14 +67,16 @@ def config(**changes) -> configs.Frozen:
     )
 
 
-def run(workdir: Path, config: configs.Frozen, *, stop_after: int | None = None) -> int:
+def run(
+    workdir: Path, config: configs.Frozen, *, stop_after: int | None = None, recipe=recipe, experiment="blobs"
+) -> int:
     """One process's part of a run; it is asked to stop when it has asked `stop_after` times in vain."""
     calls = iter(range(10_000))
     asked = lambda: stop_after is not None and next(calls) >= stop_after
     with pytest.MonkeyPatch.context() as patch:
         whole = loop.train
         patch.setattr(loop, "train", lambda *a, **k: whole(*a, **{**k, "stopped": asked}))
-        return command.run(recipe, config, experiment="blobs", workdir=workdir)
+        return command.run(recipe, config, experiment=experiment, workdir=workdir)
 
 
 def without_wall(workdir: Path) -> list[dict]:
