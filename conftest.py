@@ -14,13 +14,14 @@ if "JAXKIT_TEST_HOME" not in os.environ:
     os.environ["JAXKIT_DATA"] = os.path.join(home, "data")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
 
-# Before jax is imported anywhere: four fake devices, on the CPU. Most of the time goes into compiling, so that is made
-# short; the newer emitters, which take twice as long, are no longer an option where they are all there is.
+# Before jax is imported anywhere: four fake devices, on the CPU. Tests compile more than they run, and the older
+# emitters take half as long to compile as the newer ones, which later versions have alone.
 os.environ["JAX_PLATFORMS"] = "cpu"
-FLAGS = ["--xla_force_host_platform_device_count=4", "--xla_backend_optimization_level=0"]
-if importlib.metadata.version("jaxlib").startswith("0.10."):
-    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10.")
+)
 
 import jax
 

@@ -219,11 +219,11 @@ def test_experiments_are_short():
 
 @pytest.mark.slow
 def test_the_digits_are_learned(tmp_path):
-    # A third of the real config; all of it, with the mean over five seeds, is benchmarks/accuracy.py.
-    config = configs.read(str(TOP / "configs/digits.py"), [("num_steps", "300")])
+    # A sixth of the real config; all of it, with the mean over five seeds, is benchmarks/accuracy.py.
+    config = configs.read(str(TOP / "configs/digits.py"), [("num_steps", "160")])
     code = command.run(load_recipe("image_classification"), config, experiment="x", workdir=tmp_path / "run")
     assert code == command.OK
     found = directory.summary(tmp_path / "run")
-    assert found["evaluation"]["test"]["accuracy"] >= 0.975
+    assert found["evaluation"]["test"]["accuracy"] >= 0.95
     assert found["evaluation"]["test"]["calibration"]["ece"] < 0.1
     assert (tmp_path / "run/picture.png").stat().st_size > 10_000
