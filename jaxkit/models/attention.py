@@ -78,16 +78,7 @@ def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> 
     def rows(begin: int, end: int) -> jax.Array:
         """What the queries of these positions attend to: nothing that comes after the last of them."""
         q, k, v = q_BxKxGxLxH[:, :, :, begin:end], k_BxKxLxH[:, :, :end], v_BxKxLxH[:, :, :end]
-        scores = jnp.einsum("bkglh,bkmh->bkglm", q, k, preferred_element_type=jnp.float32)
-        seen = jnp.arange(begin, end)[:, None] >= jnp.arange(end)[None, :]
-        scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
-        largest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-        weights = jnp.exp(scores - largest)
-        attended = jnp.einsum("bkglm,bkmh->bkglh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
-        # After the product there is less to divide. Times the reciprocal, as it is written: a division XLA may
-        # turn into that, or not, by what stands around it, and then the numbers would depend on the number of
-        # devices (`parallel.exact`).
-        return (attended * (1 / jnp.sum(weights, axis=-1, keepdims=True))).astype(v.dtype)
+        return _attend(jnp.einsum("bkglh,bkmh->bkglm", q, k, preferred_element_type=jnp.float32), v)
 
     # On a CPU in two halves: the earlier one never meets the later keys, which spares a quarter of the products
     # and of the softmax. More parts would spare more, but smaller products are slower, and nothing is won.
@@ -95,6 +86,42 @@ def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> 
     cuts = (0, length // 2, length) if halved else (0, length)
     attended = jnp.concatenate([rows(begin, end) for begin, end in itertools.pairwise(cuts)], axis=3)
     return attended.transpose(0, 3, 1, 2, 4).reshape(q_BxLxNxH.shape)
+
+
+@jax.custom_jvp
+def _attend(scores_BxKxGxLxM: jax.Array, v_BxKxMxH: jax.Array) -> jax.Array:
+    """The softmax of the scores times the values; the queries are those of the last L of M positions."""
+    weights, inverse = _weights(scores_BxKxGxLxM)
+    # After the product there is less to divide.
+    return (_weighted(weights, v_BxKxMxH) * inverse).astype(v_BxKxMxH.dtype)
+
+
+@_attend.defjvp
+def _attend_jvp(primals, tangents):
+    # What jax would derive, but that the last term is summed behind the product: in the backward pass that is a
+    # sum over a head's features, and not over all positions.
+    scores, v = primals
+    weights, inverse = _weights(scores)
+    attended = (_weighted(weights, v) * inverse).astype(v.dtype)
+    changed = weights * tangents[0]
+    shared = attended.astype(jnp.float32) * jnp.sum(changed, axis=-1, keepdims=True)
+    tangent = (_weighted(changed, v) + _weighted(weights, tangents[1]) - shared) * inverse
+    return attended, tangent.astype(v.dtype)
+
+
+def _weights(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """exp(scores), scaled so that the largest is one, and the reciprocals of their sums."""
+    rows, columns = scores.shape[-2:]
+    seen = jnp.arange(columns - rows, columns)[:, None] >= jnp.arange(columns)[None, :]
+    scores = jnp.where(seen[None, None, None], scores, -jnp.inf)
+    weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
+    # Times the reciprocal, as it is written: a division XLA may turn into that, or not, by what stands around it,
+    # and then the numbers would depend on the number of devices (`parallel.exact`).
+    return weights, 1 / jnp.sum(weights, axis=-1, keepdims=True)
+
+
+def _weighted(weights: jax.Array, v: jax.Array) -> jax.Array:
+    return jnp.einsum("bkglm,bkmh->bkglh", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
 
 
 def angles(positions: jax.Array, *, head_size: int, base: float) -> tuple[jax.Array, jax.Array]:

@@ -74,15 +74,34 @@ def normalize(params: dict[str, jax.Array], x: jax.Array, *, norm: str) -> jax.A
         >>> normalize({"scale": jnp.ones(2)}, jnp.array([[3.0, 1.0]]), norm="layer").round(3).tolist()
         [[1.0, -1.0]]
     """
-    y = x.astype(jnp.float32)
-    if norm == "layer":
-        y = y - jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPSILON)
+    y = _unit(x.astype(jnp.float32), norm == "layer")
     along = (1,) * (x.ndim - 1) + (-1,)
     y = y * params["scale"].astype(jnp.float32).reshape(along)
     if "bias" in params:
         y = y + params["bias"].astype(jnp.float32).reshape(along)
     return y.astype(x.dtype)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _unit(x: jax.Array, centered: bool) -> jax.Array:
+    return _unit_and_inverse(x, centered)[0]
+
+
+@_unit.defjvp
+def _unit_jvp(centered, primals, tangents):
+    # What jax would derive, with the two sums side by side.
+    (x,), (change,) = primals, tangents
+    y, inverse = _unit_and_inverse(x, centered)
+    along = y * jnp.mean(y * change, axis=-1, keepdims=True)
+    if centered:
+        along = along + jnp.mean(change, axis=-1, keepdims=True)
+    return y, inverse * (change - along)
+
+
+def _unit_and_inverse(x: jax.Array, centered: bool) -> tuple[jax.Array, jax.Array]:
+    y = x - jnp.mean(x, axis=-1, keepdims=True) if centered else x
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + EPSILON)
+    return y * inverse, inverse
 
 
 def embed(embedding: jax.Array, tokens: jax.Array) -> jax.Array:

@@ -12,19 +12,34 @@ def draw(*shape):
     return jnp.asarray(np.random.default_rng(sum(shape)).normal(size=shape), jnp.float32)
 
 
+def check_derivatives(function, plain, *arguments):
+    """The same values, gradients, and gradients' own directional derivatives: those rules are written by hand."""
+
+    def derivatives(function):
+        total = lambda *arguments: jnp.sum(jnp.sin(function(*arguments)))
+        each = tuple(range(len(arguments)))
+        along = tuple(jnp.flip(x) for x in arguments)
+        return jax.jit(lambda *x: (function(*x), *jax.jvp(jax.grad(total, each), x, along)))(*arguments)
+
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    jax.tree.map(close, derivatives(function), derivatives(plain))
+
+
 @pytest.mark.parametrize(("length", "kv_heads"), [(1, 4), (2, 1), (7, 2)])
 def test_attention_in_halves_is_attention(length, kv_heads):
-    """Odd lengths, one token and shared heads, with their gradients, against jax's own."""
+    """Odd lengths, one token and shared heads, against jax's own."""
     heads = draw(2, length, 4, 8), draw(2, length, kv_heads, 8), draw(3, length, kv_heads, 8)[:2]
+    plain = lambda *heads: jax.nn.dot_product_attention(*heads, is_causal=True, implementation="xla")
+    check_derivatives(attention._plain, plain, *heads)
 
-    def plain(*heads):
-        return jax.nn.dot_product_attention(*heads, is_causal=True, implementation="xla")
 
-    def total(attend):
-        return jax.jit(jax.value_and_grad(lambda *heads: jnp.sum(jnp.sin(attend(*heads))), (0, 1, 2)))
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_a_norm_has_the_derivatives_of_what_is_written(norm):
+    def plain(x):
+        x = x - x.mean(axis=-1, keepdims=True) if norm == "layer" else x
+        return x / jnp.sqrt((x**2).mean(axis=-1, keepdims=True) + layers.EPSILON)
 
-    found, wanted = total(attention._plain)(*heads), total(plain)(*heads)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=3e-6), found, wanted)
+    check_derivatives(lambda x: layers.normalize({"scale": jnp.ones(8)}, x, norm=norm), plain, draw(3, 5, 8))
 
 
 @pytest.mark.parametrize(("activation", "bias"), [("gelu", True), ("swiglu", False)])
