@@ -1,10 +1,11 @@
 """What it costs that a run can be trusted, part by part; each part is a function, and has a table.
 
-    python benchmarks/trust.py [tracking]
+    python benchmarks/trust.py [rows] [digests] [steps]
 
-Tracking: what a recorded row takes of the thread that trains, with no writer and with all of them at once; the
-steps/s of the digits MLP with every step recorded against none; those of the digits CNN with all writers against
-none. Rounds are interleaved, nothing is pinned: the process that serves the writers is where the system puts it.
+Rows: what a recorded row takes of the thread that trains, with no writer and with all of them at once. Digests:
+the fold of all parameters of a small GPT against its step. Steps: the steps/s of the digits MLP with every step
+recorded against none, and of the digits CNN with all writers against none. Rounds are interleaved, nothing is
+pinned: the process that serves the writers is where the system puts it. What checkpoints cost is checkpoints.py.
 """
 
 import importlib.util
@@ -16,19 +17,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import measure
 import numpy as np
+import optax
 from rich.console import Console
 
-from jaxkit import configs
+from jaxkit import configs, losses, means, models, parallel, updates
 from jaxkit.means import Mean
 from jaxkit.recipe import plan
-from jaxkit.runs import directory, ledger, loop, process, progress, record, tracking
+from jaxkit.runs import digest, directory, ledger, loop, memory, process, progress, record, tracking
 
 TOP = Path(__file__).parent.parent
 ROUNDS = 5
-ROWS, ROWS_A_CALL = 5_000, 100
+ROWS, ROWS_A_CALL = 2_000, 100
 
 
 def all_writers(folder: Path) -> tuple[dict[str, Any], ...]:
@@ -78,7 +81,8 @@ def microseconds_a_step(config: dict[str, Any], *, tracked: bool = False) -> flo
 def microseconds_a_row(*, tracked: bool, within: bool) -> float:
     """Rows of three scalars that are on the devices: each of a call of its own, or a hundred of one.
 
-    Of the thread that trains, its time of the processor: another thread fetches and writes them.
+    Of the thread that trains, its time of the processor: another thread fetches and writes them, while this one
+    waits for a step of a millisecond to end.
     """
     metrics = {name: Mean(jnp.float32(0.5), jnp.float32(1.0)) for name in ("loss", "accuracy", "skipped")}
     many = {
@@ -96,15 +100,25 @@ def microseconds_a_row(*, tracked: bool, within: bool) -> float:
         with directory.claim(folder, config, "trust"), tracking.beside(folder, config.writers, silent):
             recorder = record.recorder(folder / directory.METRICS, after=0)
             rows = ledger.ledger(config, recorder, progress.progress(silent, start=0, num_steps=ROWS), zeros)
-            began = time.thread_time()
+            elapsed = -ROWS // count * clock()
             for step in range(count, ROWS + 1, count):
+                time.sleep(1e-3 * count)
                 parts = [ledger.Steps(step - count, many, folds)] if within else [metrics]
+                began = time.thread_time()
                 rows.add(ledger.Row(step, parts, fold, {}, {}))
                 rows.flush(1)
-            elapsed = time.thread_time() - began
+                elapsed += time.thread_time() - began
             rows.close()
             recorder.close()
     return elapsed / ROWS * 1e6
+
+
+def clock() -> float:
+    """Seconds that it takes to ask for the time of a thread."""
+    began = time.thread_time()
+    for _ in range(1_000):
+        time.thread_time()
+    return (time.thread_time() - began) / 1_000
 
 
 def interleaved(title: str, unit: str, cases: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
@@ -118,8 +132,8 @@ def interleaved(title: str, unit: str, cases: dict[str, Callable[[], float]]) ->
     return times
 
 
-def tracking_costs() -> None:
-    """What recording and writers take of a step."""
+def row_costs() -> None:
+    """What a row takes of the thread that trains."""
     for within, words in ((False, "one of a call"), (True, f"{ROWS_A_CALL} of a call")):
         interleaved(
             f"a row of three scalars on the thread that trains, {words}, {ROWS:,} rows a round",
@@ -129,12 +143,53 @@ def tracking_costs() -> None:
                 "all writers at once": lambda within=within: microseconds_a_row(tracked=True, within=within),
             },
         )
-    steps = {"num_steps": 20_000, "eval_every": 20_000, "checkpoint_every": 20_000}
+
+
+def digest_costs() -> None:
+    """What the fold of all parameters takes beside the step of a GPT of 4 layers and 256 features."""
+    length, vocabulary = 256, 256
+    model = models.transformer(
+        vocabulary_size=vocabulary, max_length=length, num_layers=4, num_heads=4, features=256
+    )
+    optimizer = optax.adamw(1e-3)
+    tokens = np.random.default_rng(0).integers(0, vocabulary, (8, length + 1)).astype(np.int32)
+
+    def objective(params, extra, batch, key):
+        logits, extra = model.apply(params, extra, batch["tokens"][:, :-1], key=key, train=True)
+        return means.mean(losses.cross_entropy(logits, batch["tokens"][:, 1:]).mean(axis=1)), ({}, extra)
+
+    layout = parallel.jit()
+    update = layout.compile(updates.step(updates.gradients(objective), optimizer))
+    params, extra = jax.jit(model.init)(jax.random.key(0), tokens[:, :-1])
+    state = layout.put_state(updates.init_state(params, extra, optimizer))
+    fold, key = jax.jit(digest.fold), jax.random.key(0)
+
+    def step() -> float:
+        nonlocal state
+        began = time.perf_counter()
+        state, _ = update(state, {"tokens": tokens}, key)
+        jax.block_until_ready(state)
+        return (time.perf_counter() - began) * 1e3
+
+    def folded() -> float:
+        began = time.perf_counter()
+        jax.block_until_ready(fold(state.params))
+        return (time.perf_counter() - began) * 1e3
+
+    step(), folded()
+    times = interleaved("small GPT", "ms", {"a step": step, "the fold of its parameters": folded})
+    share = statistics.median(b / a for a, b in zip(*times.values()))
+    print(f"  {share:.2%} of a step", flush=True)
+
+
+def step_costs() -> None:
+    """What recording and writers take of the steps of a run."""
+    steps = {"num_steps": 5_000, "eval_every": 5_000, "checkpoint_every": 5_000}
     times = interleaved(
-        "digits MLP, 20,000 steps a round",
+        "digits MLP, 5,000 steps a round",
         "us/step",
         {
-            "no step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=20_000)),
+            "no step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=5_000)),
             "every step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=1)),
         },
     )
@@ -157,13 +212,15 @@ def lost(times: dict[str, list[float]]) -> None:
     print(f"  loses {1 - ratio:.2%} of the steps/s", flush=True)
 
 
-PARTS = {"tracking": tracking_costs}
+PARTS = {"rows": row_costs, "digests": digest_costs, "steps": step_costs}
 
 
 def main(names: list[str]) -> None:
     """Measures the named parts, or all."""
     print(measure.machine())
+    # As a run does.
     process.cache_programs()
+    memory.keep_freed()
     for name in names or PARTS:
         PARTS[name]()
 
