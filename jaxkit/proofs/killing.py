@@ -8,7 +8,7 @@ from typing import NamedTuple
 from jaxkit.errors import UsageError
 from jaxkit.proofs import aiming, children, comparing
 from jaxkit.proofs.aiming import Aim, Kill
-from jaxkit.runs import directory, files
+from jaxkit.runs import directory, files, process
 
 WHOLE, LOG = "whole", "log.txt"
 # A round in which the run ends before anything hits it is tried so often.
@@ -52,7 +52,7 @@ def prove(
     """
     _check(kills, top)
     whole = top / WHOLE
-    with children.asked_to_stop():
+    with process.asked_to_stop():
         _run(command, whole, top)
         pace = aiming.pace(whole)
         say(f"uninterrupted: {pace.num_steps:,} steps, {pace.total:.1f} s")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.proofs import aiming, children, comparing, environments, worktrees
-from jaxkit.runs import directory, files, record
+from jaxkit.runs import directory, files, process, record
 
 # Below it, runs that do not agree bit for bit are said to agree within tolerance; the number is said too.
 TOLERANCE = 1e-3
@@ -58,7 +58,7 @@ def reproduce(
     """
     noted, config, upto = _checked(run, steps, keep, allow)
     patch = _patch(run)
-    with children.asked_to_stop(), worktrees.room() as top, contextlib.ExitStack() as stack:
+    with process.asked_to_stop(), worktrees.room() as top, contextlib.ExitStack() as stack:
         code, notes = _code(stack, run, noted, patch, top)
         experiment = _experiment(noted, code)
         environment = environments.recorded(noted, code)
@@ -138,7 +138,7 @@ def _code(
     code = stack.enter_context(worktrees.checkout(Path.cwd(), commit, patch, top))
     for name in worktrees.left_out_of(patch):
         if name == "all of the patch":
-            notes.append("code: what the commit does not say was too large to be noted; the commit alone is run")
+            notes.append("code: what the commit does not say was left out of the patch; the commit alone is run")
             continue
         linked = worktrees.link(worktrees.top_of(Path.cwd()), code, name)
         notes.append(
@@ -202,15 +202,15 @@ def _run(
 ) -> None:
     """Runs the command to its end, or until it has recorded a step; then it is asked to stop."""
     log = top / "log.txt"
-    with children.started(command, log=log, environment=environment, directory=where) as process:
-        worktrees.note_child(top, process.pid)
+    with children.started(command, log=log, environment=environment, directory=where) as child:
+        worktrees.note_child(top, child.pid)
         asked = False
-        while process.poll() is None:
+        while child.poll() is None:
             if until is not None and not asked and aiming.recorded(copy / directory.METRICS) >= until:
-                process.send_signal(signal.SIGTERM)
+                child.send_signal(signal.SIGTERM)
                 asked = True
             time.sleep(0.02)
     rows = record.read(copy / directory.METRICS)
-    done = process.returncode == 0 or (until is not None and rows and rows[-1]["step"] >= until)
+    done = child.returncode == 0 or (until is not None and rows and rows[-1]["step"] >= until)
     if not done:
-        raise UsageError(f"the run ended with exit code {process.returncode}: {children.last_words(log)}")
+        raise UsageError(f"the run ended with exit code {child.returncode}: {children.last_words(log)}")

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import psutil
 
 from jaxkit.errors import UsageError
+from jaxkit.runs import repository
+from jaxkit.runs.repository import git
 
 PREFIX = "jaxkit-reproduce-"
 _CODE, _LOCK, _CHILD = "code", "lock", "child"
@@ -49,7 +50,10 @@ def checkout(repository: Path, commit: str, patch: bytes, top: Path) -> Iterator
         raise UsageError(f"git: {root} has no commit {commit}; fetch it, or stand in the repository of the run")
     code = top / _CODE
     # No hooks: they are not part of the run.
-    if git(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", str(code), commit) is None:
+    if (
+        git(root, "-c", "core.hooksPath=/dev/null", "worktree", "add", "--detach", str(code), commit, seconds=300)
+        is None
+    ):
         raise UsageError(f"git: cannot make a worktree of {root} at {commit}; try git worktree add yourself")
     try:
         if (
@@ -69,10 +73,10 @@ def top_of(directory: Path) -> Path:
     Raises:
         UsageError: it is in none, or there is no git.
     """
-    found = git(directory, "rev-parse", "--show-toplevel")
+    found = repository.top(directory)
     if found is None:
         raise UsageError(f"git: {directory.absolute()} is in no repository; stand in that of the run")
-    return Path(found.decode().strip())
+    return found
 
 
 def sweep(root: Path) -> None:
@@ -141,12 +145,3 @@ def _link_ignored(root: Path, code: Path) -> None:
     for name in filter(None, listed.decode(errors="surrogateescape").split("\0")):
         if not _NOT_LINKED.search(name):
             link(root, code, name.rstrip("/"))
-
-
-def git(directory: Path, *arguments: str, given: bytes = b"") -> bytes | None:
-    """What a git command prints, None where it fails."""
-    try:
-        command = ["git", "-C", str(directory), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, input=given, timeout=300).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None

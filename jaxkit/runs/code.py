@@ -1,13 +1,11 @@
 """What two runs differ in by their code: the commits that git has, with the patches that the runs keep."""
 
-import os
 import re
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jaxkit.runs import repository
 
 PATCH = "dirty.patch"
 
@@ -42,10 +40,12 @@ def difference(a: Path, b: Path, codes: tuple[Mapping[str, Any], Mapping[str, An
             return {"same": None, **empty, "reason": f"the patch of {run} leaves files out"}
     if codes[0] == codes[1]:
         return {"same": True, **empty}
-    with _objects() as environment:
+    # From the top: a patch names its files from there.
+    root = repository.top(Path.cwd()) or Path.cwd()
+    with repository.beside(root) as environment:
         trees = []
         for run, code in zip((a, b), codes):
-            tree = _tree(code["commit"], run / PATCH if code["patch"] else None, environment)
+            tree = _tree(root, code["commit"], run / PATCH if code["patch"] else None, environment)
             if tree is None:
                 said = f"git here has no commit {code['commit'][:12]}, or the patch of {run} does not apply to it"
                 return {"same": None, **empty, "reason": said}
@@ -53,46 +53,20 @@ def difference(a: Path, b: Path, codes: tuple[Mapping[str, Any], Mapping[str, An
         if trees[0] == trees[1]:
             return {"same": True, **empty}
         shown = ("diff", "--no-color", "--no-ext-diff", "--no-textconv")
-        stat = _git(*shown, "--stat", *trees, environment=environment)
-        text = _git(*shown, *trees, environment=environment)
-    return {"same": False, "stat": (stat or "").rstrip(), "diff": text or "", "reason": None}
+        stat, text = (
+            (repository.git(root, *shown, *more, *trees, environment=environment) or b"").decode(errors="replace")
+            for more in (["--stat"], [])
+        )
+    return {"same": False, "stat": stat.rstrip(), "diff": text, "reason": None}
 
 
-@contextmanager
-def _objects() -> Iterator[dict[str, str]]:
-    """An environment in which git writes beside the repository, not into it."""
-    with tempfile.TemporaryDirectory() as folder:
-        objects = (
-            _git("rev-parse", "--path-format=absolute", "--git-path", "objects", environment=None) or ""
-        ).strip()
-        yield {
-            **os.environ,
-            "GIT_INDEX_FILE": str(Path(folder) / "index"),
-            "GIT_OBJECT_DIRECTORY": folder,
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": objects,
-        }
-
-
-def _tree(commit: str, patch: Path | None, environment: dict[str, str]) -> str | None:
+def _tree(root: Path, commit: str, patch: Path | None, environment: Mapping[str, str]) -> str | None:
     """The name of the tree of a commit with a patch on it; None where there is none."""
     steps: list[tuple[str, ...]] = [("read-tree", f"{commit}^{{tree}}")]
     if patch is not None:
         steps.append(("apply", "--cached", "--whitespace=nowarn", str(patch.absolute())))
     for step in (*steps, ("write-tree",)):
-        found = _git(*step, environment=environment)
+        found = repository.git(root, *step, environment=environment)
         if found is None:
             return None
-    return found.strip() if found else None
-
-
-def _git(*arguments: str, environment: Mapping[str, str] | None) -> str | None:
-    # From the top: a patch names its files from there.
-    top = subprocess.run(["git", "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=False)
-    if top.returncode:
-        return None
-    command = ["git", "-C", top.stdout.strip(), *arguments]
-    try:
-        done = subprocess.run(command, check=True, capture_output=True, env=environment, timeout=60)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode(errors="replace")
+    return found.decode().strip() if found else None

@@ -30,6 +30,7 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
     argv = sys.argv if argv is None else argv
     # Python puts the experiment's directory there; a config may name modules beside where the command is given.
     sys.path.append(os.getcwd())
+    process.outlive_readers()
     with explained(debug="--debug" in argv):
         given = flags.parse(argv)
         if given is None:
@@ -43,7 +44,8 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
             "allow": given.allow,
         }
         if given.distributed is None:
-            sys.exit(run(recipe, config, **names))  # type: ignore[arg-type]
+            with process.asked_to_stop():
+                sys.exit(run(recipe, config, **names))  # type: ignore[arg-type]
         with distributed.worker(given.distributed, ours=argv is sys.argv) as worker, explained(debug=given.debug):
             sys.exit(run(recipe, config, **names, worker=worker))  # type: ignore[arg-type]
 
@@ -111,8 +113,6 @@ def run(
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
     console = Console(highlight=False, markup=False, quiet=not worker.leads)
-    # Whoever read the output has gone: the run goes on without it.
-    console.on_broken_pipe = process.discard_output  # type: ignore[method-assign]
     if worker.agrees(_is_finished(folder, config if allow else None)):
         if worker.leads:
             with directory.claim(folder, config, experiment):
@@ -200,19 +200,17 @@ def _train(
         + f"; {form.steps_per_call} step{'s' * (form.steps_per_call > 1)} a call ({form.reason})"
     )
     directory.set_status(folder, status="running")
-    # Git and package versions take a moment; the first program compiles meanwhile.
-    noting = process.in_background(
-        lambda: provenance.note(
-            folder,
-            {
-                **provenance.collect(fingerprint=fingerprint, seed=config.seed, manifests=manifests),
-                "form": form._asdict(),
-            },
-        )
-    )
+
+    def note() -> None:
+        try:
+            noted = provenance.collect(fingerprint=fingerprint, seed=config.seed, manifests=manifests)
+            provenance.note(folder, {**noted, "form": form._asdict()})
+        except Exception as error:  # whatever it is: the numbers of the run are as good without
+            console.print(f"warning: {directory.PROVENANCE}: {type(error).__name__}: {error}", soft_wrap=True)
 
     with contextlib.ExitStack() as ending, process.signals() as stopped:
-        ending.callback(noting)
+        # Git and package versions take a moment; the first program compiles meanwhile.
+        ending.callback(process.in_background(note))
         outcome = loop.train(
             recipe,
             config,

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from jaxkit.errors import UsageError
+from jaxkit.runs import process
 from jaxkit.runs.channels import SECONDS_BETWEEN_SIGNS, channel
 from jaxkit.runs.joining import Settings, is_loopback
 from jaxkit.runs.peers import FAILED, LOST, OK, SECONDS_OF_DOUBT, TRY_AGAIN
@@ -68,7 +69,7 @@ def parse(text: str) -> Settings:
         >>> parse("node1:1234,4,2")[:4]
         ('node1', 1234, 4, 2)
     """
-    waits = {name: _seconds(*known) for name, known in ENVIRONMENT.items()}
+    waits = {name: process.seconds_of(variable) or usual for name, (variable, usual) in ENVIRONMENT.items()}
     place, *numbers = text.split(",") if text else _detected()
     host, _, port = place.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
@@ -88,17 +89,6 @@ def parse(text: str) -> Settings:
             f" they are numbered 0 to {settings.num_processes - 1}"
         )
     return settings
-
-
-def _seconds(name: str, default: float) -> float:
-    text = os.environ.get(name, "")
-    try:
-        seconds = float(text or default)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UsageError(f"{name}: came {text!r}, wanted a number of seconds above 0")
-    return seconds
 
 
 def _detected() -> tuple[str, int, int]:
@@ -137,6 +127,7 @@ def main() -> NoReturn:
     """What `supervise` starts."""
     from jaxkit.runs import supervisor
 
+    process.outlive_readers()
     sys.exit(supervisor.main(Settings(*json.loads(sys.argv[2])), json.loads(sys.argv[3])))
 
 

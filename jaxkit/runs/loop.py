@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from jaxkit import random
+from jaxkit.errors import UsageError
 from jaxkit.recipe import Plan
 from jaxkit.runs import (
     checkpoints,
@@ -71,6 +72,7 @@ def train(
 
     Raises:
         OSError: the run directory cannot be written.
+        UsageError: the newest checkpoint holds another state than this recipe makes.
         Diverged: the loss or the parameters say that the run must end; the record has what is known.
     """
     layout, form, last = recipe.layout, feeding.choose_form(recipe, plan, config), config.num_steps
@@ -176,7 +178,13 @@ def _restore(
     abstract = {"state": plan.state, "interval": _no_metrics(plan)}
     shardings = recipe.layout.shardings
     split = {"state": shardings(plan.state)} if shardings is not None and jax.process_count() > 1 else None
-    saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warn, split)
+    try:
+        saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warn, split)
+    except ValueError as error:
+        text = str(error).splitlines()[0]
+        raise UsageError(
+            f"{text}; was the code changed? Take that of the run, or start afresh with another --workdir=DIR"
+        ) from error
     return (0, None) if saved is None else saved
 
 

@@ -73,7 +73,7 @@ def judge(peers: Mapping[int, Peer], now: float, *, seconds: float) -> Verdict |
 def _killed(id: int, number: int) -> Verdict:
     name = signal.Signals(number).name
     if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        return Verdict(TRY_AGAIN, (id,), f"was asked to stop by {name} before its first step")
+        return Verdict(TRY_AGAIN, (id,), f"was asked to stop by {name} before its first step, or after its last")
     memory = ", as the system does where memory runs out" if number == signal.SIGKILL else ""
     return Verdict(LOST, (id,), f"is dead: killed by {name}{memory}")
 

@@ -1,6 +1,7 @@
-"""What a run asks of its process: signals, a thread beside it, the cache of compiled programs."""
+"""What a run asks of its process: signals, output, a thread beside it, the cache of compiled programs."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
 from jaxkit.errors import UsageError
 from jaxkit.runs.peers import TRY_AGAIN
@@ -23,6 +25,33 @@ def cache_programs() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxkit" / "programs"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> Iterator[None]:
+    """Signals go to a handler while the context lasts; those that are ignored stay so: nohup means that.
+
+    On any other thread than the main one, nothing is changed.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    wanted = [number for number in numbers if main and signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is inside as Ctrl-C does, so that it can clean up behind itself."""
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    with handled(stop, signal.SIGTERM, signal.SIGHUP):
+        yield
 
 
 @contextlib.contextmanager
@@ -46,20 +75,12 @@ def signals() -> Iterator[threading.Event]:
             timers[0].start()
         stopped.set()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-    # What is ignored stays so: nohup means that.
-    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield stopped
+        with handled(stop, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            yield stopped
     finally:
         for timer in timers:
             timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def seconds_of(name: str) -> float | None:
@@ -131,6 +152,39 @@ def started_at() -> float:
         return psutil.Process().create_time()
 
 
-def discard_output() -> None:
-    """What is printed from now on goes nowhere."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def outlive_readers() -> None:
+    """Whoever reads what this process prints may leave, and it goes on; also where the terminal hangs up."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        # Not what has been put in its place, as by a test or a notebook.
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, unheard(stream))
+
+
+def unheard(stream: TextIO) -> TextIO:
+    """A stream to the same place, from which what is written goes nowhere as soon as it cannot be written.
+
+    Example:
+        >>> with open("/dev/full", "w") as full:
+        ...     print("to a disk without room", file=unheard(full), flush=True)
+    """
+    stream.flush()
+    raw = _Unheard(stream.fileno(), "w", closefd=False)
+    buffer: Any = raw if getattr(stream, "write_through", False) else io.BufferedWriter(raw)
+    return io.TextIOWrapper(
+        buffer,
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=getattr(stream, "line_buffering", True),
+        write_through=buffer is raw,
+    )
+
+
+class _Unheard(io.FileIO):
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except OSError:
+            # A pipe without a reader, a terminal that has hung up, a full disk.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return memoryview(content).nbytes

@@ -5,15 +5,13 @@ import hashlib
 import os
 import platform
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxkit.errors import UsageError
-from jaxkit.runs import directory, files
+from jaxkit.runs import directory, files, repository
 
 # A larger patch is data that somebody forgot to ignore.
 MAX_PATCH_BYTES = 10 * 2**20
@@ -106,85 +104,83 @@ def packages() -> dict[str, str]:
 def git_state(directory: Path) -> dict[str, Any]:
     """The commit that the working tree stands on, whether the tree differs from it, and where in it this is.
 
-    {} without git.
+    {} without git; None for what git does not say.
     """
-    commit = _git(directory, "rev-parse", "HEAD")
+    commit = repository.git(directory, "rev-parse", "HEAD")
     if commit is None:
         return {}
+    changes = repository.git(directory, "status", "--porcelain")
     return {
         "commit": commit.decode().strip(),
-        "dirty": bool(_git(directory, "status", "--porcelain")),
-        "directory": (_git(directory, "rev-parse", "--show-prefix") or b"").decode().strip(),
+        "dirty": None if changes is None else bool(changes),
+        "directory": os.fsdecode(repository.git(directory, "rev-parse", "--show-prefix") or b"").strip(),
     }
 
 
 def experiment(path: Path) -> str:
     """The file that was started, as its place in its repository; its whole path where it is in none."""
-    top = _git(path.absolute().parent, "rev-parse", "--show-toplevel")
-    whole, root = path.resolve(), Path(top.decode().strip()).resolve() if top else None
-    return str(whole.relative_to(root) if root and whole.is_relative_to(root) else whole)
+    whole, top = path.resolve(), repository.top(path.absolute().parent)
+    return str(whole.relative_to(top.resolve()) if top and whole.is_relative_to(top.resolve()) else whole)
 
 
 def patch(directory: Path, *, leave_out: Path) -> bytes:
     """What the commit does not say: changed and new files as one patch that `git apply` takes.
 
     Without git, or where nothing differs, it is empty. What is larger than 10 MB is left out, one file or all
-    together, and so are files that look like keys; the text says so. Neither `leave_out` (the run directory) nor a
-    directory `runs` is part of it.
+    together, and so are files that look like keys, or that cannot be read; the text says so. Neither `leave_out`
+    (the run directory) nor a directory `runs` is part of it.
     """
-    top = _git(directory, "rev-parse", "--show-toplevel")
-    if top is None:
+    root = repository.top(directory)
+    if root is None:
         return b""
-    root = Path(top.decode().strip())
     changed = _changed(root, leave_out.absolute())
-    reasons = {path: _why_not(root / path) for path in changed}
-    said = "".join(f"# left out: {path}, {why}\n" for path, why in reasons.items() if why).encode(
-        errors="surrogateescape"
-    )
-    found = [path for path in changed if not reasons[path]]
-    if not found:
-        return said
-    with tempfile.TemporaryDirectory() as temporary:
-        # An index of its own: the user's staging area is not touched.
-        environment = {**os.environ, "GIT_INDEX_FILE": str(Path(temporary) / "index")}
-        names = "\0".join(found).encode(errors="surrogateescape")
-        from_names = ("--pathspec-from-file=-", "--pathspec-file-nul")
-        _git(root, "read-tree", "HEAD", environment=environment)
-        _git(root, "add", "--all", *from_names, environment=environment, given=names)
-        difference = _git(root, "diff", "--cached", "--binary", "HEAD", environment=environment) or b""
+    reasons = {path: _why_not(root / path) for path in changed or ()}
+    said = b"".join(os.fsencode(f"# left out: {path}, {why}\n") for path, why in reasons.items() if why)
+    difference = None if changed is None else _difference(root, [path for path in changed if not reasons[path]])
+    if difference is None:
+        return said + b"# left out: all of the patch, git could not make it\n"
     if len(difference) > MAX_PATCH_BYTES:
         return said + f"# left out: all of the patch, {len(difference)} bytes\n".encode()
     return said + difference
 
 
+def _difference(root: Path, names: list[str]) -> bytes | None:
+    """What these files make different from the commit, as a patch; None where git cannot say it."""
+    if not names:
+        return b""
+    with repository.beside(root) as environment:
+        # One that has gone meanwhile is taken as removed, and no error.
+        add = ("update-index", "-z", "--add", "--remove", "--replace", "--stdin")
+        given = os.fsencode("".join(f"{name}\0" for name in names))
+        # Not `diff`: how users like to see theirs is for nobody to apply.
+        for step in (("read-tree", "HEAD"), add, ("diff-index", "--cached", "-p", "--binary", "HEAD")):
+            found = repository.git(root, *step, environment=environment, given=given if step is add else b"")
+            if found is None:
+                return None
+        return found
+
+
 def _why_not(path: Path) -> str:
     """Why a file is no part of a patch; empty where it is."""
-    if not path.exists():
+    try:
+        if path.stat().st_size > MAX_PATCH_BYTES:
+            return f"more than {MAX_PATCH_BYTES} bytes"
+        if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in KEYS):
+            return "it looks like a key by its name"
+        return "it looks like a key by its content" if _KEY.search(path.read_bytes()) else ""
+    except (FileNotFoundError, NotADirectoryError):
         return ""
-    if path.stat().st_size > MAX_PATCH_BYTES:
-        return f"more than {MAX_PATCH_BYTES} bytes"
-    if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in KEYS):
-        return "it looks like a key by its name"
-    with path.open("rb") as file:
-        return "it looks like a key by its content" if _KEY.search(file.read()) else ""
+    except OSError:
+        return "it cannot be read"
 
 
-def _changed(root: Path, leave_out: Path) -> list[str]:
+def _changed(root: Path, leave_out: Path) -> list[str] | None:
     """The files that differ from the commit, removed ones too; no pipes, sockets or what is in a run directory."""
-    changed = _git(root, "diff", "--name-only", "-z", "HEAD") or b""
-    new = _git(root, "ls-files", "--others", "--exclude-standard", "-z") or b""
-    names = filter(None, (changed + new).decode(errors="surrogateescape").split("\0"))
-    wanted = lambda path: not path.exists() or path.is_file()
+    changed = repository.git(root, "diff", "--name-only", "-z", "HEAD")
+    new = repository.git(root, "ls-files", "--others", "--exclude-standard", "-z")
+    if changed is None or new is None:
+        return None
+    names = filter(None, os.fsdecode(changed + new).split("\0"))
+    wanted = lambda path: not os.path.exists(path) or os.path.isfile(path)
     outside = lambda path: not path.is_relative_to(root / "runs") and not path.is_relative_to(leave_out)
     return sorted({name for name in names if wanted(root / name) and outside(root / name)})
-
-
-def _git(
-    directory: Path, *arguments: str, environment: Mapping[str, str] | None = None, given: bytes = b""
-) -> bytes | None:
-    command = ["git", "-C", str(directory), *arguments]
-    try:
-        done = subprocess.run(command, check=True, capture_output=True, env=environment, input=given, timeout=30)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout

@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jaxkit.runs import channels, joining, peers
+from jaxkit.runs import channels, joining, peers, process
 from jaxkit.runs.channels import SECONDS_BETWEEN_SIGNS, TICK, Channel
 from jaxkit.runs.joining import End, Job, Settings
 from jaxkit.runs.peers import LOST, OK, TRY_AGAIN, Peer
@@ -57,14 +57,8 @@ def _relayed(workers: list[subprocess.Popen]) -> Iterator[None]:
             raise End(TRY_AGAIN, "interrupted before all had come; start the same command again on all hosts")
         workers[0].send_signal(number)
 
-    wanted = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-    numbers = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, relay) for number in numbers}
-    try:
+    with process.handled(relay, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _start(settings: Settings, command: list[str], job: Job) -> tuple[Channel, subprocess.Popen]:

@@ -214,6 +214,40 @@ def test_plan_counts_what_can_be_counted_by_hand():
     assert products <= found["flops_per_step"] <= 3 * products
 
 
+STOPS = [signal.SIGTERM, signal.SIGHUP]
+
+
+@pytest.fixture
+def unharmed():
+    """A signal that nobody handles is a failure, and not the end of all tests."""
+    before = {number: signal.signal(number, lambda *_: pytest.fail("came through")) for number in STOPS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_who_is_asked_to_stop_before_the_first_step_says_try_again(number, capsys, monkeypatch, unharmed):
+    from jaxkit import runs
+
+    monkeypatch.chdir(TOP)
+    with pytest.raises(SystemExit) as caught:
+        runs.main(lambda config: os.kill(os.getpid(), number), [EXPERIMENT, *SMALL])
+    assert caught.value.code == 75
+    assert capsys.readouterr().err == "interrupted; start the same command again\n"
+
+
+def test_who_is_asked_to_stop_after_the_last_step_says_try_again(tmp_path, capsys, monkeypatch, unharmed):
+    from jaxkit.runs import digest, directory
+
+    monkeypatch.chdir(TOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(digest, "sha256", lambda params: os.kill(os.getpid(), signal.SIGTERM))
+        assert main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)[0] == 75
+    assert directory.status(tmp_path / "run")["status"] == "interrupted"
+    assert main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)[0] == 0
+
+
 @pytest.mark.slow
 def test_sigterm_saves_and_the_same_command_goes_on(tmp_path):
     command = [sys.executable, EXPERIMENT, *SMALL, f"--workdir={tmp_path / 'run'}"]

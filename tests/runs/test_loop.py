@@ -11,7 +11,7 @@ import pytest
 
 from jaxkit import configs, data, metrics, objectives, runs, updates
 from jaxkit.checks import UsageError
-from jaxkit.runs import checkpoints, command, directory, feeding, loop, record
+from jaxkit.runs import checkpoints, command, directory, feeding, loop, provenance, record
 from jaxkit.types import Recipe
 
 STEPS = 30
@@ -250,11 +250,44 @@ def test_other_data_is_refused_when_a_run_goes_on(tmp_path, uninterrupted):
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     directory.set_status(workdir, status="running")
-    provenance = json.loads((workdir / "provenance.json").read_text())
-    provenance["data"]["train"]["sha256"] = "0" * 64
-    (workdir / "provenance.json").write_text(json.dumps(provenance))
+    noted = json.loads((workdir / "provenance.json").read_text())
+    noted["data"]["train"]["sha256"] = "0" * 64
+    (workdir / "provenance.json").write_text(json.dumps(noted))
     with pytest.raises(UsageError, match=r"config\.data\.train: is not the data .* sha256: recorded 0000"):
         run(workdir, config())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": {"call": "optax.sgd", "learning_rate": 0.01}},
+        {"model": {"call": "jaxkit.models.mlp", "features": (8,), "num_classes": 2, "dropout": 0.3}},
+    ],
+    ids=["structure", "shape"],
+)
+def test_code_that_was_changed_so_that_no_checkpoint_fits_is_one_line(tmp_path, uninterrupted, change):
+    import shutil
+
+    workdir = tmp_path / "run"
+    shutil.copytree(uninterrupted, workdir)
+    directory.set_status(workdir, status="running")
+    changed = lambda config: recipe(configs.replace(config, change))
+    with pytest.raises(
+        UsageError, match=r"^.*30: .*state\..*this config.*; was the code changed\? .*--workdir=DIR$"
+    ):
+        run(workdir, config(), recipe=changed)
+    assert checkpoints.steps(workdir / directory.CHECKPOINTS) == [20, 30]
+    assert run(workdir, config()) == command.OK
+
+
+def test_what_goes_wrong_with_the_provenance_costs_no_result(tmp_path, uninterrupted, capsys, monkeypatch):
+    def fails(*arguments, **named):
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr(provenance, "patch", fails)
+    assert run(tmp_path / "run", config()) == command.OK
+    assert "warning: provenance.json: RuntimeError: out of luck" in capsys.readouterr().out
+    assert final(tmp_path / "run") == final(uninterrupted)
 
 
 def test_each_start_is_noted_beside_the_first(tmp_path):

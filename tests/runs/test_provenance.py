@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from jaxkit.proofs import worktrees
 from jaxkit.runs import provenance
 
 
@@ -100,6 +101,76 @@ def test_a_patch_that_is_huge_in_all_is_left_out(repository, monkeypatch):
     patch = provenance.patch(top, leave_out=top / "out")
     assert patch.startswith(b"# left out: all of the patch, ")
     assert len(patch) < 100
+
+
+def test_what_cannot_be_read_is_left_out_and_said_so(repository):
+    top, _ = repository
+    (top / "code.py").write_text("a = 7\n")
+    # From its beginning nobody can read it, not even root.
+    (top / "closed").symlink_to("/proc/self/mem")
+    patch = provenance.patch(top, leave_out=top / "out")
+    assert patch.startswith(b"# left out: closed, it cannot be read\n")
+    assert b"a = 7" in patch
+
+
+def test_a_file_that_goes_away_meanwhile_takes_nothing_with_it(repository, monkeypatch):
+    top, _ = repository
+    (top / "code.py").write_text("a = 8\n")
+    (top / ".code.py.swp").write_text("of an editor")
+    whole = provenance._changed
+
+    def changed(*arguments):
+        found = whole(*arguments)
+        (top / ".code.py.swp").unlink()
+        return found
+
+    monkeypatch.setattr(provenance, "_changed", changed)
+    patch = provenance.patch(top, leave_out=top / "out")
+    assert b"a = 8" in patch
+    assert b"swp" not in patch
+
+
+def test_a_file_in_the_place_of_a_directory_and_the_other_way_round(repository):
+    top, git = repository
+    (top / "code.py").unlink()
+    (top / "code.py").mkdir()
+    (top / "code.py/part.py").write_text("a = 9\n")
+    patch = provenance.patch(top, leave_out=top / "out")
+    git("stash", "-q", "--include-untracked")
+    subprocess.run(["git", "-C", top, "apply", "-"], input=patch, check=True)
+    assert (top / "code.py/part.py").read_text() == "a = 9\n"
+
+
+def test_a_patch_that_git_cannot_make_is_said_to_be_missing(repository):
+    top, git = repository
+    (top / ".gitattributes").write_text("new.py filter=gone\n")
+    git("config", "filter.gone.clean", "false")
+    git("config", "filter.gone.required", "true")
+    (top / "code.py").write_text("a = 10\n")
+    (top / "new.py").write_text("a = 11\n")
+    patch = provenance.patch(top, leave_out=top / "out")
+    assert patch == b"# left out: all of the patch, git could not make it\n"
+    assert worktrees.left_out_of(patch) == ["all of the patch"]
+
+
+def test_how_a_user_likes_to_see_patches_is_no_part_of_them(repository):
+    top, git = repository
+    git("config", "diff.noprefix", "true")
+    git("config", "diff.external", "false")
+    (top / "code.py").write_text("a = 12\n")
+    patch = provenance.patch(top, leave_out=top / "out")
+    git("stash", "-q")
+    subprocess.run(["git", "-C", top, "apply", "-p1", "-"], input=patch, check=True)
+    assert (top / "code.py").read_text() == "a = 12\n"
+
+
+def test_nothing_is_written_into_the_repository(repository):
+    top, _ = repository
+    objects = lambda: sorted(path for path in (top / ".git/objects").rglob("*") if path.is_file())
+    before = objects()
+    (top / "code.py").write_text("a = 13\n")
+    assert b"a = 13" in provenance.patch(top, leave_out=top / "out")
+    assert objects() == before
 
 
 def test_a_pipe_is_no_file(repository):

@@ -80,6 +80,18 @@ def test_who_stopped_in_time_is_left_alone(monkeypatch):
     assert all(timer.finished.is_set() for timer in timers)
 
 
+def test_who_is_not_in_a_loop_is_stopped_as_by_a_ctrl_c_unless_nohup_said_otherwise():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with process.asked_to_stop():
+            os.kill(os.getpid(), signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("name", [watchdog.ENVIRONMENT, process.STOP_SECONDS])
 @pytest.mark.parametrize("text", ["soon", "0", "-1", "inf", "nan"])
 def test_a_time_that_is_none_is_refused(monkeypatch, name, text):
