@@ -24,6 +24,16 @@ def describe(value: Any) -> str:
     return f"{value!r} ({type(value).__name__})" if isinstance(value, int | float | str) else type(value).__name__
 
 
+def path_of(path: Any) -> str:
+    """What a leaf is called by its place in the tree, as jax's functions of paths give it.
+
+    Example:
+        >>> [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path({"a": (1, {"b": 2})})]
+        ['a.0', 'a.1.b']
+    """
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
 def shapes(**arrays: tuple[Any, str]) -> dict[str, int]:
     """Checks that each array has the named axes, and that axes of one name have one size.
 

@@ -107,10 +107,8 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         _check_metrics("evaluate", metrics[split])
     predictions = _trace("predict", recipe.predict, state.params, state.extra, batch)
     _check_predictions(predictions, batch_size)
-    parameters = {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
-    }
+    leaves = jax.tree_util.tree_leaves_with_path(state.params)
+    parameters = {checks.path_of(path): leaf for path, leaf in leaves}
     return Plan(
         parameters=parameters,
         num_parameters=sum(math.prod(leaf.shape) for leaf in parameters.values()),

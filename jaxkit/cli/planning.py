@@ -76,6 +76,8 @@ def _rows(state: Any, layout: Any) -> list[tuple[str, str, list[int], str, int]]
     """Of each array: path, dtype, shape, how it is split, its bytes on one device."""
     import jax
 
+    from jaxkit import checks
+
     leaves = jax.tree_util.tree_leaves_with_path(state)
     shardings = jax.tree.leaves(layout.shardings(state)) if layout.shardings else [None] * len(leaves)
     rows = []
@@ -83,8 +85,9 @@ def _rows(state: Any, layout: Any) -> list[tuple[str, str, list[int], str, int]]
         shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
         split = [str(axes) if axes else "-" for axes in sharding.spec] if sharding else []
         said = " ".join(split) if any(axes != "-" for axes in split) else "whole"
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        rows.append((name, str(leaf.dtype), list(leaf.shape), said, math.prod(shape) * leaf.dtype.itemsize))
+        rows.append(
+            (checks.path_of(path), str(leaf.dtype), list(leaf.shape), said, math.prod(shape) * leaf.dtype.itemsize)
+        )
     return rows
 
 

@@ -129,14 +129,14 @@ def _put(x: Any, sharding: NamedSharding) -> Any:
 
 def _specs(state: State, rules: Rules, sizes: dict[str, int]) -> Any:
     """The PartitionSpec of each leaf: of a parameter by the rules, of what has its path and shape likewise."""
-    params = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
+    params = {checks.path_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)}
     abstract = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
     specs = rules(abstract)
     for path, leaf in abstract.items():
         _check(path, leaf, specs.get(path), sizes)
 
     def of(path, leaf) -> PartitionSpec:
-        names = _path(path).split(".")
+        names = checks.path_of(path).split(".")
         # The optimizer keeps trees like the parameters: their leaves end in a parameter's path.
         for start in range(len(names)):
             name = ".".join(names[start:])
@@ -145,10 +145,6 @@ def _specs(state: State, rules: Rules, sizes: dict[str, int]) -> Any:
         return PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(of, state)
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _check(path: str, leaf: Any, spec: Any, sizes: dict[str, int]) -> None:

@@ -175,6 +175,8 @@ def _shared(checkpoint: Path) -> dict[str, np.ndarray]:
     import jax
     import orbax.checkpoint as ocp
 
+    from jaxkit import checks
+
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         saved = checkpointer.metadata(checkpoint.absolute() / "state").item_metadata.tree
         arguments = jax.tree.map(lambda leaf: ocp.RestoreArgs(restore_type=np.ndarray), saved)
@@ -182,7 +184,7 @@ def _shared(checkpoint: Path) -> dict[str, np.ndarray]:
             checkpoint.absolute() / "state", args=ocp.args.PyTreeRestore(restore_args=arguments)
         )
     paths = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in paths}
+    return {checks.path_of(path): leaf for path, leaf in paths}
 
 
 def _ends(one: Path, other: Path) -> Iterator[Difference]:

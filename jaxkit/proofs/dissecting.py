@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxkit import checks
 from jaxkit.proofs import causes, walking
 from jaxkit.proofs.walking import Node
 
@@ -110,9 +111,8 @@ def _seen(update: Callable[..., Any], arguments: tuple[Any, Any, Any]) -> _Seen:
 
 
 def _names(tree: Sequence[Any], parts: Sequence[str]) -> list[str]:
-    said = lambda path: jax.tree_util.keystr(path, simple=True, separator=".")
     found = jax.tree_util.tree_leaves_with_path(tuple(tree))
-    return [".".join(filter(None, [parts[path[0].idx], said(path[1:])])) for path, _ in found]
+    return [".".join(filter(None, [parts[path[0].idx], checks.path_of(path[1:])])) for path, _ in found]
 
 
 def _bad(seen: _Seen) -> dict[str, int]:

@@ -15,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxkit.checks import path_of
+
 # Parts are written, hashed and read at once, one a core; a larger array is a part of its own.
 PART_BYTES = 2**26
 # What the format has a name for; anything else is stored as bytes, and read as what the program says it is.
@@ -86,16 +88,6 @@ def read_all(folder: Path) -> dict[str, np.ndarray]:
     paths = sorted(folder.glob("state-*.safetensors"))
     with _threads(len(paths)) as threads:
         return {name: array for part in threads.map(_read_part, paths) for name, array in part.items()}
-
-
-def path_of(path: Any) -> str:
-    """What an array is called by its place in the tree.
-
-    Example:
-        >>> [path_of(path) for path, _ in jax.tree_util.tree_leaves_with_path({"a": (1, {"b": 2})})]
-        ['a.0', 'a.1.b']
-    """
-    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:

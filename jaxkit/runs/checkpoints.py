@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxkit.checks import path_of
 from jaxkit.errors import UsageError
 from jaxkit.runs import arrays, files, together
 
@@ -219,7 +220,7 @@ def _read(checkpoint: Path, abstract: Any, shardings: Mapping[str, Any]) -> Any:
     for (path, leaf), wanted in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(abstract)):
         if leaf.shape != wanted.shape:
             raise ValueError(
-                f"{checkpoint}: {jax.tree_util.keystr(path)}: holds {leaf.shape}, this config makes {wanted.shape}"
+                f"{checkpoint}: {path_of(path)}: holds {leaf.shape}, this config makes {wanted.shape}"
             )
     return tree
 

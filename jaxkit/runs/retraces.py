@@ -59,8 +59,8 @@ def guard() -> Guard:
         armed = True
 
     def placed(name: str, tree: Any) -> None:
-        found = {_path(path): leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-        ranks = {_path(path): leaf.ndim for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        found = {checks.path_of(path): leaf.sharding for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+        ranks = {checks.path_of(path): leaf.ndim for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
         before = shardings.setdefault(name, found)
         for path, sharding in found.items():
             if path in before and not sharding.is_equivalent_to(before[path], ranks[path]):
@@ -76,7 +76,7 @@ def _signature(names: list[str], arguments: tuple[Any, ...]) -> dict[str, str]:
     found = {}
     for name, argument in zip(names, arguments):
         for path, leaf in jax.tree_util.tree_leaves_with_path(argument):
-            inner = _path(path)
+            inner = checks.path_of(path)
             weak = " (weakly typed)" if getattr(leaf, "weak_type", False) else ""
             found[f"{name}.{inner}" if inner else name] = checks.describe(leaf) + weak
     return found
@@ -93,7 +93,3 @@ def _change(seen: list[dict[str, str]], came: Mapping[str, str]) -> str:
         f"was compiled for {path} {nearest.get(path, 'that was not there')}, now came"
         f" {came.get(path, 'nothing')}{more}; every step must have arguments of the same shapes and dtypes"
     )
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxkit import checks
+
 # What holds where a config has no `stop_on`: after a nan every step is wasted, and every checkpoint too. A leap of
 # the loss may be the data's, so what counts as one is for the config to say.
 DEFAULT: Mapping[str, Any] = {"nonfinite": True, "spike": None}
@@ -82,9 +84,7 @@ def check(params: Any, step: int, config: Any) -> None:
     finite = jax.device_get(_finite([leaf for _, leaf in leaves]))
     for (path, _), good in zip(leaves, finite):
         if not good:
-            raise Diverged(
-                step, f"parameters {jax.tree_util.keystr(path, simple=True, separator='.')} are not finite"
-            )
+            raise Diverged(step, f"parameters {checks.path_of(path)} are not finite")
 
 
 @jax.jit

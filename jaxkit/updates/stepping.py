@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxkit import random
+from jaxkit import checks, random
 from jaxkit.means import Mean
 from jaxkit.types import Gradients, Params, State, Update
 
@@ -74,8 +74,8 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
 
 def _named(gradients: Params) -> Params:
     """The same numbers; a replay of the step finds them in the program by these names."""
-    said = lambda path: f"gradient {jax.tree_util.keystr(path, simple=True, separator='.')}"
-    return jax.tree_util.tree_map_with_path(lambda path, x: checkpoint_name(x, said(path)), gradients)
+    named = lambda path, x: checkpoint_name(x, f"gradient {checks.path_of(path)}")
+    return jax.tree_util.tree_map_with_path(named, gradients)
 
 
 def _apply(optimizer: optax.GradientTransformation, state: State, mean: Params, extra: Any) -> State:
