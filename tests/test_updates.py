@@ -1,5 +1,6 @@
 """Updates: one table of forms of the same update; in each the numbers are the same."""
 
+import re
 from typing import NamedTuple
 
 import jax
@@ -285,3 +286,9 @@ def test_accumulation_over_convolutions_is_no_loop_on_a_cpu():
     arguments = (jnp.ones((1, 1, 3, 3)), {}, {"x": jnp.ones((4, 1, 8, 8))}, jax.random.key(0))
     lowered = jax.jit(gradients).lower(*arguments).as_text()
     assert "stablehlo.while" not in lowered
+
+
+def test_the_lines_at_the_head_of_the_package_are_calls_that_it_has():
+    names = re.findall(r"updates\.(\w+)\(", updates.__doc__)
+    assert names == ["gradients", "accumulate", "step"]
+    assert all(callable(getattr(updates, name)) for name in names)

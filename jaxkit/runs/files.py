@@ -104,13 +104,13 @@ def explain(error: OSError, doing: str) -> UsageError:
 
     Example:
         >>> str(explain(PermissionError(13, "Permission denied", "/data"), "writing the run directory"))
-        'writing the run directory: no permission (/data); choose another with --workdir=DIR'
+        'writing the run directory: no permission (/data); change that, or choose another place'
     """
     where = f" ({error.filename})" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UsageError(f"{doing}: the disk is full{where}; free some room and start the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return UsageError(f"{doing}: no permission{where}; choose another with --workdir=DIR")
+        return UsageError(f"{doing}: no permission{where}; change that, or choose another place")
     if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
         return UsageError(f"{doing}: {error.strerror}{where}; move away what is in the place")
     return UsageError(f"{doing}: {error.strerror or error}{where}")

@@ -17,7 +17,7 @@ class Timer(NamedTuple):
     first:    (step) -> None; the first call is done, everything after it counts as steps
     first_at: () -> when that was, in seconds since the epoch
     pause:    () -> context; what is done in it does not count
-    waiting:  () -> context; time in it is time that the loop waits for data
+    waiting:  (read) -> what read() gives; it takes time for which the loop waits for data
     speed:    (step) -> {name: number} since the last time it was asked; {} the first time
     read:     (step) -> {name: seconds or steps/s} of the whole loop
     """

@@ -1,6 +1,6 @@
 """From an objective to an update, in small steps; leave them at any line and go on by hand.
 
-gradients = updates.summing(objective)                    # sums
+gradients = updates.gradients(objective)                    # sums
 gradients = updates.accumulate(gradients, microbatches=4)   # still sums
 gradients = layout.across(gradients)                        # still sums, now over devices
 update    = updates.step(gradients, optimizer)              # divide once, apply once
