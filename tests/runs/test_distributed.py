@@ -18,8 +18,8 @@ import pytest
 
 from jaxkit import configs
 from jaxkit.recipe import plan
-from jaxkit.runs import checkpoints, command, directory, record
-from jaxkit.runs.peers import LOST
+from jaxkit.runs import checkpoints, command, directory, record, watchdog
+from jaxkit.runs.peers import LOST, STUCK
 
 TOP = Path(__file__).parent.parent.parent
 EXPERIMENT, CONFIG = TOP / "tests/runs/blobs.py", TOP / "tests/runs/blobs_config.py"
@@ -157,14 +157,22 @@ def test_two_processes_come_to_the_numbers_of_one_and_leave_one_set_of_files(fin
 
 
 @pytest.mark.slow
-def test_of_data_on_disk_each_process_reads_its_own_rows_of_the_same_batches(tmp_path, alone):
+def test_a_step_that_hangs_ends_both_and_each_reads_on_its_own_rows_of_the_same_batches(tmp_path, alone):
+    workdir, on_disk = tmp_path / "run", "--config.in_memory=False"
+    # One hangs, and the other waits for it: before anybody else doubts them, they end themselves.
+    watched = {id: {watchdog.ENVIRONMENT: "4", "BLOBS_HANG_AFTER": "18" if id else "-1"} for id in (0, 1)}
+    with processes(workdir, on_disk, environment=watched) as started:
+        assert codes(started) == [STUCK, STUCK], outputs(workdir)
+    assert f"({watchdog.ENVIRONMENT})" in outputs(workdir)[1]
+    assert directory.status(workdir)["status"] == "interrupted"
+    step = checkpoints.steps(workdir / directory.CHECKPOINTS)[-1]
+    assert step in (8, 16)
     noted = {id: {"BLOBS_NOTED": str(tmp_path / f"{id}.txt")} for id in (0, 1)}
-    workdir = tmp_path / "run"
-    with processes(workdir, "--config.in_memory=False", environment=noted) as started:
+    with processes(workdir, on_disk, environment=noted) as started:
         assert codes(started) == [0, 0], outputs(workdir)
     assert_same_numbers(workdir, alone)
-    # 24 training batches of 32, and 2 padded ones of 50 held-out examples, twice: a half of each.
-    assert (tmp_path / "1.txt").read_text().split() == ["16"] * 28
+    # Training batches of 32, and 2 padded ones of 50 held-out examples at steps 12 and 24: a half of each.
+    assert (tmp_path / "1.txt").read_text().split() == ["16"] * (24 - step + (4 if step < 12 else 2))
 
 
 @pytest.mark.slow
