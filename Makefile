@@ -50,11 +50,14 @@ crash: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/listing.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/gpt.py
+	$(BIN)/python benchmarks/layouts.py
+	$(BIN)/python benchmarks/checkpoints.py
 	$(BIN)/python benchmarks/trust.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/gpu.py
