@@ -140,5 +140,7 @@ def updated(peer: Peer, message: Mapping[str, Any], now: float) -> Peer:
         >>> updated(Peer("a", 1.0), {"age": 0.5, "begun": 7}, 9.0)[:3]
         ('a', 8.5, 7)
     """
+    if peer.exit is not None:
+        return peer  # it ended when that was first said
     known = {name: message[name] for name in ("begun", "timed", "still", "longest", "exit") if name in message}
     return peer._replace(heard=now - message.get("age", 0.0), **known)

@@ -168,7 +168,8 @@ def unheard(stream: TextIO) -> TextIO:
         >>> with open("/dev/full", "w") as full:
         ...     print("to a disk without room", file=unheard(full), flush=True)
     """
-    stream.flush()
+    with contextlib.suppress(OSError):
+        stream.flush()
     raw = _Unheard(stream.fileno(), "w", closefd=False)
     buffer: Any = raw if getattr(stream, "write_through", False) else io.BufferedWriter(raw)
     return io.TextIOWrapper(

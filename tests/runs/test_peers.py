@@ -62,6 +62,12 @@ def test_a_death_comes_before_the_failures_that_follow_from_it():
     assert judged(aborted._replace(heard=late), failed._replace(heard=late + 1)).culprits == (1,)
 
 
+def test_a_failure_is_as_old_as_its_first_message():
+    failed = peers.updated(WORKS, {"exit": 77}, NOW - 3)
+    # It is said again every second, until all have heard it.
+    assert judged(WAITS, peers.updated(failed, {"exit": 77}, NOW)).code == 77
+
+
 def test_who_others_wait_for_is_stuck_but_not_while_it_compiles_evaluates_or_saves():
     stuck = WORKS._replace(still=26.0)
     verdict = judged(WAITS, stuck, WAITS)
