@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxkit.runs import rows
+from jaxkit.runs.rows import BESIDE, number
 
 MAX_ROWS_AT_ONCE = 1_000
 
@@ -19,7 +19,7 @@ def reader(path: Path) -> Callable[[int], list[dict[str, Any]]]:
     """
     place, offset = 0, 0
 
-    def next_rows(after: int) -> list[dict[str, Any]]:
+    def rows(after: int) -> list[dict[str, Any]]:
         nonlocal place, offset
         found: list[dict[str, Any]] = []
         try:
@@ -38,7 +38,7 @@ def reader(path: Path) -> Callable[[int], list[dict[str, Any]]]:
                     found.append(row)
         return found
 
-    return next_rows
+    return rows
 
 
 def numbers(row: Mapping[str, Any]) -> dict[str, float]:
@@ -48,6 +48,6 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         >>> numbers({"step": 5, "wall": 1.0, "loss": "nan", "none": None, "digest": "", "speed": {"steps": 2}})
         {'loss': nan, 'speed/steps': 2.0}
     """
-    found = {name: rows.number(value) for name, value in row.items() if name not in rows.BESIDE}
-    found |= {f"speed/{name}": rows.number(value) for name, value in row.get("speed", {}).items()}
+    found = {name: number(value) for name, value in row.items() if name not in BESIDE}
+    found |= {f"speed/{name}": number(value) for name, value in row.get("speed", {}).items()}
     return {name: value for name, value in found.items() if value is not None}
