@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.reports import page, report
-from jaxkit.runs import directory, index, rows, selecting
+from jaxkit.reports import report
+from jaxkit.runs import compare, directory, index, rows, selecting
 
 # A reply is kept to what a browser takes at once; the rest comes with the next one.
 CHUNK_BYTES = 2**21
@@ -178,7 +178,7 @@ def _config(site: Site, query: Mapping[str, list[str]]) -> Reply:
     trees = [directory.read_config(_path(site, name)) for name in names]
     if len(trees) == 1:
         return _json({"text": configs.to_json(trees[0])})
-    differing = page.config_differences(trees) if trees else {}
+    differing = compare.differing_config(trees)
     return _json({"runs": names, "differences": list(differing.items())})
 
 

@@ -144,6 +144,7 @@ def test_configs_are_compared_and_the_report_is_made(site):
     _, port = site
     assert found(port, "/api/config?run=a&run=group/b")["differences"] == [["seed", ["1", "2"]]]
     assert '"seed": 1' in found(port, "/api/config?run=a")["text"]
+    assert found(port, "/api/config")["differences"] == []
     status, content, headers = ask(port, "/report?run=a&run=group/b")
     assert status == 200
     assert headers["Content-Type"].startswith("text/html")

@@ -119,6 +119,14 @@ def test_runs_beside_each_other_with_what_differs(tmp_path, made, page, fails):
     assert "is no file in a directory" in fails("report", a, f"--output={tmp_path / 'none/both.html'}")
 
 
+def test_of_three_runs_each_is_shown_with_what_it_has(three, tmp_path, page):
+    runs, wanted = three
+    words = [word for word in page(*runs, f"--output={tmp_path / 'all.html'}").words if word.strip()]
+    for path, values in wanted.items():
+        place = words.index(path)
+        assert words[place + 1 : place + 4] == [value or "absent" for value in values]
+
+
 def test_a_run_with_nothing_in_it_yet_has_a_report(tmp_path, made, page):
     from jaxkit.runs import directory
 

@@ -130,7 +130,7 @@ const table = (() => {
       cell.append(make("code", "", path));
       row.append(cell, ...values.map((value) => {
         const made = make("td");
-        made.append(make("code", "", value ?? ""));
+        made.append(value === null ? make("span", "absent", "absent") : make("code", "", value));
         return made;
       }));
       body.append(row);
