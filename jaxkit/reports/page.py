@@ -71,7 +71,7 @@ def config(runs: Sequence[Run]) -> Markup:
         said = lambda value: absent if value is None else element("code", value)
         rows = [(element("code", path), *map(said, values)) for path, values in differing.items()]
         if rows:
-            parts.append(table(("differs at", *(run.name for run in runs)), rows))
+            parts.append(table(("differs at", *(run.name for run in runs)), rows, class_="beside"))
         else:
             parts.append(element("p", "All have the same config."))
     changed = [
@@ -98,7 +98,8 @@ def provenance(runs: Sequence[Run]) -> Markup:
     flat = [dict(_origin(run)) for run in runs]
     names = dict.fromkeys(name for entries in flat for name in entries)
     rows = [(name, *(_code(entries.get(name)) for entries in flat)) for name in names]
-    parts: list[Any] = [table(("", *(run.name for run in runs)), rows)] if rows else []
+    beside = "beside" if len(runs) > 1 else None
+    parts: list[Any] = [table(("", *(run.name for run in runs)), rows, class_=beside)] if rows else []
     for run in runs:
         if run.patch.strip():
             parts.append(folded(f"dirty.patch of {run.name}", element("pre", run.patch)))
