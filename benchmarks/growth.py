@@ -73,8 +73,7 @@ def layouts(count: int) -> dict[str, Any]:
     """The layouts that divide a batch over so many devices."""
     found = {"jit": parallel.jit()} if count == 1 else {}
     found["pmap"] = parallel.pmap(num_devices=count)
-    if hasattr(parallel, "mesh"):
-        found["mesh"] = parallel.mesh(data=count)
+    found["mesh"] = parallel.mesh(data=count)
     return found
 
 

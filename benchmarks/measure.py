@@ -25,7 +25,7 @@ def machine() -> str:
 
 def table(title: str, rows: Mapping[str, Sequence[float]], unit: str, reference: str) -> None:
     """Prints the median of each row's rounds, and the median of its paired ratios to the reference."""
-    print(f"\n{title}\n  {'':44} {'median ' + unit:>14} {'x reference':>12}  (rounds: {len(rows[reference])})")
+    print(f"\n{title}\n  {'':48} {'median ' + unit:>14} {'x reference':>12}  (rounds: {len(rows[reference])})")
     for name, values in rows.items():
         ratio = statistics.median(value / base for value, base in zip(values, rows[reference]))
-        print(f"  {name:44} {statistics.median(values):14.2f} {ratio:12.3f}")
+        print(f"  {name:48} {statistics.median(values):14.2f} {ratio:12.3f}")

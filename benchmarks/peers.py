@@ -146,6 +146,8 @@ def show(case: str, running: dict[str, processes.Running], speeds: dict[str, lis
             f"{processes.peak_mebibytes(running[name]):13.0f}{verdict}",
             flush=True,
         )
+    for name, peer in running.items():
+        print(f"  {name}: {', '.join(' '.join(each) for each in peer.ready['versions'].items())}", flush=True)
 
 
 def parse() -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """What a program costs: floating point operations counted on its trace, and what a device can do in a second."""
 
 import math
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -24,21 +25,27 @@ class Device(NamedTuple):
 DEVICES = {
     "a100": Device(312e12, 2.039e12, 80e9),
     "h100": Device(989e12, 3.35e12, 80e9),
+    "h100-pcie": Device(756e12, 2.0e12, 80e9),
     "h200": Device(989e12, 4.8e12, 141e9),
     "b200": Device(2250e12, 8.0e12, 180e9),
     "l4": Device(121e12, 0.3e12, 24e9),
+    "l40s": Device(362e12, 0.864e12, 48e9),
+    "rtx-4090": Device(165e12, 1.008e12, 24e9),
     "tpu-v4": Device(275e12, 1.228e12, 32e9),
     "tpu-v5e": Device(197e12, 0.819e12, 16e9),
     "tpu-v5p": Device(459e12, 2.765e12, 95e9),
     "tpu-v6e": Device(918e12, 1.64e12, 32e9),
 }
-# What jax calls them.
+# What jax calls them, or words of that; where several are, the longest counts.
 _KINDS = {
     "A100": "a100",
     "H100": "h100",
+    "H100 PCIe": "h100-pcie",
     "H200": "h200",
     "B200": "b200",
-    "NVIDIA L4": "l4",
+    "L4": "l4",
+    "L40S": "l40s",
+    "RTX 4090": "rtx-4090",
     "TPU v4": "tpu-v4",
     "TPU v5 lite": "tpu-v5e",
     "TPU v5p": "tpu-v5p",
@@ -69,7 +76,8 @@ def device_of_kind(kind: str) -> Device | None:
         >>> device_of_kind("NVIDIA H200") == DEVICES["h200"]
         True
     """
-    return next((DEVICES[name] for text, name in _KINDS.items() if text in kind), None)
+    known = [words for words in _KINDS if re.search(rf"\b{words}\b", kind)]
+    return DEVICES[_KINDS[max(known, key=len)]] if known else None
 
 
 def floor_seconds(on: Device, *, flops: float, moved: float) -> float:

@@ -1,5 +1,6 @@
 import copy
 import hashlib
+import itertools
 import math
 import pickle
 import subprocess
@@ -201,6 +202,19 @@ def test_what_a_config_cannot_hold(tree, wanted):
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"a": {"$float": []}}', '{"a": {"$x": 1}}', '{"a": 1, "a": 2}'])
 def test_text_that_is_no_config(text):
     assert message(lambda: configs.from_json(text)).startswith("config")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_of_several_configs_each_is_shown_with_what_it_has(order):
+    schedules = [{"call": "f", "peak": peak, "steps": 9} for peak in (3e-3, 1e-3)]
+    rates, peaks = [*schedules, 1e-3], [3e-3, 1e-3, configs.MISSING]
+    found = configs.differing([{"rate": rates[n], "seed": 0} for n in order])
+    assert found == {"rate": [rates[n] for n in order], "rate.peak": [peaks[n] for n in order]}
+    # Two alike, of another number, and none at all.
+    writers = [tuple({"call": name} for name in names) for names in ("f", "g", "fh", "")]
+    found = configs.differing([{"writers": each} for each in writers])
+    assert found == {"writers": writers, "writers.0.call": ["f", "g", "f", configs.MISSING]}
+    assert configs.differing([{"seed": 0}] * 3) == configs.differing([{"seed": 0}]) == configs.differing([]) == {}
 
 
 def test_differences_name_paths_and_hold_missing():

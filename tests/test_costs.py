@@ -80,8 +80,21 @@ def test_the_floor_is_the_larger_of_two_times():
 
 
 def test_devices_by_name_and_by_what_jax_calls_them():
-    assert costs.device_of_kind("NVIDIA H100 80GB HBM3") == costs.device("h100")
-    assert costs.device_of_kind("TPU v5 lite") == costs.device("tpu-v5e")
-    assert costs.device_of_kind("cpu") is None
+    kinds = {
+        "NVIDIA H100 80GB HBM3": "h100",
+        "NVIDIA H100 PCIe": "h100-pcie",
+        "NVIDIA A100-SXM4-80GB": "a100",
+        "NVIDIA L4": "l4",
+        "NVIDIA L40S": "l40s",
+        "NVIDIA GeForce RTX 4090": "rtx-4090",
+        "TPU v5 lite": "tpu-v5e",
+        "TPU v5": "tpu-v5p",
+    }
+    assert {kind: costs.device_of_kind(kind) for kind in kinds} == {
+        kind: costs.device(name) for kind, name in kinds.items()
+    }
+    assert (costs.device("l40s").flops, costs.device("h100-pcie").flops) == (362e12, 756e12)
+    # Another device than the L4.
+    assert costs.device_of_kind("NVIDIA L40") is costs.device_of_kind("cpu") is None
     with pytest.raises(UsageError, match="device: came 'h20'; did you mean 'h200'"):
         costs.device("h20")

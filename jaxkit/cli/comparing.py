@@ -39,7 +39,7 @@ def _pair(found: Mapping[str, Any], *, diff: bool) -> Iterator[Any]:
     if code["diff"]:
         yield printable(code["diff"] if diff else code["stat"] + "\n(--diff shows it whole)")
     if found["config"]:
-        rows = [("config." + row["path"], row["a"], row["b"]) for row in found["config"]]
+        rows = [("config." + row["path"], _values([row["a"]]), _values([row["b"]])) for row in found["config"]]
         yield tables.table(("config", "A", "B"), rows)
     yield from _sections(found)
     if found["metrics"]:
@@ -132,7 +132,8 @@ def _moments(side: Mapping[str, Any]) -> str:
 
 
 def _values(said: Sequence[str | None]) -> str:
-    return ", ".join(str(value) for value in dict.fromkeys(said))
+    # Values are as Python writes them, strings in quotes: no value reads so.
+    return ", ".join("absent" if value is None else value for value in dict.fromkeys(said))
 
 
 def _change(a: Any, b: Any) -> str:

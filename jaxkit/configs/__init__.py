@@ -8,7 +8,7 @@ from jaxkit.configs.building import ALLOWED, build
 from jaxkit.configs.calls import check_calls
 from jaxkit.configs.fields import check_fields
 from jaxkit.configs.frozen import Frozen, fingerprint, freeze, from_json, thaw, to_json
-from jaxkit.configs.paths import MISSING, Difference, differences, override, replace
+from jaxkit.configs.paths import MISSING, Difference, differences, differing, override, replace
 from jaxkit.configs.reading import read, split_overrides, variants
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "check_calls",
     "check_fields",
     "differences",
+    "differing",
     "fingerprint",
     "freeze",
     "from_json",

@@ -40,23 +40,51 @@ def differences(a: Any, b: Any) -> list[Difference]:
         >>> differences({"seed": 1, "model": {"width": 8}}, {"seed": 1.0, "model": {"width": 8, "depth": 2}})
         [Difference(path='model.depth', a=(missing), b=2), Difference(path='seed', a=1, b=1.0)]
     """
-    return list(_differences(freeze(a), freeze(b), ()))
+    return [Difference(path, *values) for path, values in differing([a, b]).items()]
 
 
-def _differences(a: Any, b: Any, path: tuple[str, ...]) -> Iterator[Difference]:
-    if isinstance(a, Frozen) and isinstance(b, Frozen):
-        for key in sorted({*a, *b}):
-            yield from _differences(a.get(key, MISSING), b.get(key, MISSING), (*path, key))
-    elif _has_trees(a) and _has_trees(b) and len(a) == len(b):
-        for index, (left, right) in enumerate(zip(a, b)):
-            yield from _differences(left, right, (*path, str(index)))
-    elif a is MISSING or b is MISSING or text(a) != text(b):
-        yield Difference(".".join(path), a, b)
+def differing(trees: Sequence[Any]) -> dict[str, list[Any]]:
+    """The paths at which any of several configs differ, with what each has there, `MISSING` where that is nothing.
+
+    Where some have a dict and others a value, that is one path, and those at which the dicts differ are others.
+
+    Raises:
+        UsageError: see `freeze`.
+
+    Example:
+        >>> differing([{"rate": {"peak": 3.0}}, {"rate": {"peak": 1.0}}, {"rate": 1.0}])["rate.peak"]
+        [3.0, 1.0, (missing)]
+    """
+    whole = [freeze(tree) for tree in trees]
+    return {".".join(path): [_at(tree, path) for tree in whole] for path in _differing(whole, ())}
 
 
-def _has_trees(value: Any) -> bool:
+def _differing(values: Sequence[Any], path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    alike: dict[Any, list[Mapping[str, Any]]] = {}
+    for value in values:
+        kind, inside = _opened(value)
+        alike.setdefault(kind, []).append(inside)
+    if len(alike) > 1:
+        yield path
+    for group in alike.values():
+        for key in sorted({key for inside in group for key in inside}):
+            yield from _differing([inside.get(key, MISSING) for inside in group], (*path, key))
+
+
+def _at(value: Any, path: Sequence[str]) -> Any:
+    for key in path:
+        value = _opened(value)[1].get(key, MISSING)
+    return value
+
+
+def _opened(value: Any) -> tuple[Any, Mapping[str, Any]]:
+    """What values must have in common not to differ as they stand, and what in them is compared in its turn."""
+    if isinstance(value, Frozen):
+        return Frozen, value
     # A tuple of numbers is compared, and shown, whole.
-    return type(value) is tuple and any(isinstance(item, Frozen) for item in value)
+    if type(value) is tuple and any(isinstance(item, Frozen) for item in value):
+        return len(value), {str(n): item for n, item in enumerate(value)}
+    return (MISSING if value is MISSING else text(value)), {}
 
 
 def replace(config: Any, values: Mapping[str, Any]) -> Frozen:

@@ -1,7 +1,7 @@
 """Everything that a report says of one run, read from its directory alone."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ class Run(NamedTuple):
     """One run, as a report needs it.
 
     curves:     {name: {"step", "seconds", "value", "lost"}}, lists of one length; nan and infinities are None, and
-                "lost" is the first step of one
+                "lost" is the first step of one; "means" where it was thinned, what `means` says of it
     evaluation: the reports by split, reliability diagrams with them
     mistakes:   what `mistakes.json` says, {} without it
     picture:    the bytes of a PNG, empty without one
@@ -92,10 +92,34 @@ def curves(recorded: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             if not finite:
                 lost.setdefault(name, row["step"])
             points.setdefault(name, []).append((row["step"], seconds, number if finite else None))
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, each in points.items():
-        step, seconds, value = zip(*thinned(each))
-        found[name] = {"step": list(step), "seconds": list(seconds), "value": list(value), "lost": lost.get(name)}
+        step, seconds, value = map(list, zip(*thinned(each)))
+        found[name] = {"step": step, "seconds": seconds, "value": value, "lost": lost.get(name)}
+        if len(each) > MOST_POINTS:
+            found[name]["means"] = means(each)
+    return found
+
+
+def _stretches(points: Sequence[Any], most: int) -> Iterator[Sequence[Any]]:
+    length = -(-len(points) // most)
+    return (points[start : start + length] for start in range(0, len(points), length))
+
+
+def means(points: Sequence[tuple[Any, ...]], most: int = MOST_POINTS // 2) -> dict[str, list[Any]]:
+    """The mean of each of so many stretches of a curve, at its end; "rows" are those that count, None is a gap.
+
+    Example:
+        >>> means([(1, 0.1, 1.0), (2, 0.2, 9.0), (3, 0.3, None), (4, 0.4, 2.0)], most=2)
+        {'step': [2, 4], 'seconds': [0.2, 0.4], 'value': [5.0, 2.0], 'rows': [2, 1]}
+    """
+    found: dict[str, list[Any]] = {"step": [], "seconds": [], "value": [], "rows": []}
+    for stretch in _stretches(points, most):
+        known = [value for *_, value in stretch if value is not None]
+        # Divided first: a sum of what is just finite need not be.
+        mean = sum(value / len(known) for value in known) if known else None
+        for name, value in zip(found, (*stretch[-1][:2], mean, len(known))):
+            found[name].append(value)
     return found
 
 
@@ -110,14 +134,12 @@ def thinned(points: Sequence[tuple[Any, ...]], most: int = MOST_POINTS) -> list[
     """
     if len(points) <= most:
         return list(points)
-    stretch = -(-len(points) // (most // 2))
     found: list[tuple[Any, ...]] = []
-    for start in range(0, len(points), stretch):
-        places = range(start, min(start + stretch, len(points)))
-        gap = [place for place in places if points[place][-1] is None][:1]
-        known = [place for place in places if points[place][-1] is not None]
-        low_high = [choose(known, key=lambda place: points[place][-1]) for choose in (min, max) if known]
-        found += [points[place] for place in sorted({*low_high, *gap})]
+    for stretch in _stretches(points, most // 2):
+        gap = [place for place, point in enumerate(stretch) if point[-1] is None][:1]
+        known = [place for place, point in enumerate(stretch) if point[-1] is not None]
+        low_high = [choose(known, key=lambda place: stretch[place][-1]) for choose in (min, max) if known]
+        found += [stretch[place] for place in sorted({*low_high, *gap})]
     return found
 
 

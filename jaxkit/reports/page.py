@@ -66,10 +66,12 @@ def config(runs: Sequence[Run]) -> Markup:
     """Where the configs differ, and each whole."""
     parts: list[Any] = []
     if len(runs) > 1:
-        differing = config_differences([run.config for run in runs])
-        rows = [(element("code", path), *map(_code, values)) for path, values in differing.items()]
+        differing = compare.differing_config([run.config for run in runs])
+        absent = element("span", "absent", class_="absent")
+        said = lambda value: absent if value is None else element("code", value)
+        rows = [(element("code", path), *map(said, values)) for path, values in differing.items()]
         if rows:
-            parts.append(table(("differs at", *(run.name for run in runs)), rows))
+            parts.append(table(("differs at", *(run.name for run in runs)), rows, class_="beside"))
         else:
             parts.append(element("p", "All have the same config."))
     changed = [
@@ -91,27 +93,13 @@ def config(runs: Sequence[Run]) -> Markup:
     return section("config", "Config", *parts, *whole)
 
 
-def config_differences(trees: Sequence[configs.Frozen]) -> dict[str, list[str | None]]:
-    """The paths at which any of several configs differs: {path: values}, None for what is not there.
-
-    Example:
-        >>> config_differences([configs.freeze({"seed": 0, "a": 1}), configs.freeze({"seed": 1, "a": 1})])
-        {'seed': ['0', '1']}
-    """
-    said = lambda value: None if value is configs.MISSING else repr(configs.thaw(value))
-    found: dict[str, list[str | None]] = {}
-    for place, tree in enumerate(trees):
-        for path, first, other in configs.differences(trees[0], tree):
-            found.setdefault(path, [said(first)] * len(trees))[place] = said(other)
-    return dict(sorted(found.items()))
-
-
 def provenance(runs: Sequence[Run]) -> Markup:
     """Code, data, devices and versions: what all share once, the rest run by run."""
     flat = [dict(_origin(run)) for run in runs]
     names = dict.fromkeys(name for entries in flat for name in entries)
     rows = [(name, *(_code(entries.get(name)) for entries in flat)) for name in names]
-    parts: list[Any] = [table(("", *(run.name for run in runs)), rows)] if rows else []
+    beside = "beside" if len(runs) > 1 else None
+    parts: list[Any] = [table(("", *(run.name for run in runs)), rows, class_=beside)] if rows else []
     for run in runs:
         if run.patch.strip():
             parts.append(folded(f"dirty.patch of {run.name}", element("pre", run.patch)))

@@ -9,6 +9,11 @@ from jaxkit.reports import gather
 from jaxkit.reports.gather import Run
 from jaxkit.reports.html import Markup, element, folded, joined, section
 
+_THINNED = (
+    "Of a long record a page holds stretches: the curve is drawn through the lowest and the highest value of each,"
+    " smoothed are their means."
+)
+
 
 def curves(runs: Sequence[Run]) -> Markup | None:
     """Places for the charts, which the page's script draws from `charts`."""
@@ -27,11 +32,13 @@ def curves(runs: Sequence[Run]) -> Markup | None:
         '<label>over <select id="axis"><option value="step">steps</option>'
         '<option value="seconds">time</option></select></label></div>'
     )
+    thinned = any("means" in curve for run in runs for curve in run.curves.values())
+    note = element("p", _THINNED) if thinned else None
     warnings = element("p", *(element("span", line, class_="warning") for line in lost)) if lost else None
     legend = element("div", class_="legend", id="legend")
     boxes = element("div", class_="charts", id="main-charts")
     more = folded("More curves", element("div", class_="charts", id="more-charts"))
-    return section("curves", "Curves", controls, warnings, legend, boxes, more)
+    return section("curves", "Curves", controls, note, warnings, legend, boxes, more)
 
 
 def charts(runs: Sequence[Run]) -> dict[str, Any]:

@@ -12,13 +12,11 @@ from typing import Any, NamedTuple
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.reports import page, report
-from jaxkit.runs import directory, index, rows, selecting
+from jaxkit.reports import report
+from jaxkit.runs import compare, directory, index, rows, selecting
 
-# A reply is kept to what a browser takes at once; the rest comes with the next one.
+# A reply is kept to what a browser takes at once; the rest comes with the next one. No row is longer.
 CHUNK_BYTES = 2**21
-# A row is at most so long, where one is looked for behind an offset.
-_LONGEST_ROW = 2**20
 _SECONDS_BETWEEN_LOOKS = 1.0
 # Looking at thousands of runs is no reason to take the training's processor.
 _SHARE_OF_TIME = 0.1
@@ -130,18 +128,20 @@ def _rows(site: Site, query: Mapping[str, list[str]]) -> Reply:
         start = offset if _ends_with(file, offset, digest) else 0
         file.seek(start)
         content = file.read(CHUNK_BYTES)
-        more = len(content) == CHUNK_BYTES
+        full = len(content) == CHUNK_BYTES
     content = content[: content.rfind(b"\n") + 1]
     found, broken = rows.parse(content)
+    end = start + len(content)
     values = [[row["step"], _finite(row.get("wall")), _numbers(row)] for row in found]
     return _json(
         {
             "restart": start == 0,
             "rows": values,
-            "offset": start + len(content),
+            "offset": end,
             "digest": found[-1]["digest"] if found else (digest if start else ""),
-            "more": more and not broken,
-            "damaged": broken,
+            # Only where it has gone on: else the same would be asked again at once, without an end.
+            "more": full and not broken and end > offset,
+            "damaged": broken or (full and not content),
         }
     )
 
@@ -149,7 +149,7 @@ def _rows(site: Site, query: Mapping[str, list[str]]) -> Reply:
 def _ends_with(file: Any, offset: int, digest: str) -> bool:
     if not (0 < offset <= os.fstat(file.fileno()).st_size and digest):
         return False
-    begin = max(0, offset - _LONGEST_ROW)
+    begin = max(0, offset - CHUNK_BYTES)
     file.seek(begin)
     content = file.read(offset - begin)
     if not content.endswith(b"\n"):
@@ -178,12 +178,12 @@ def _config(site: Site, query: Mapping[str, list[str]]) -> Reply:
     trees = [directory.read_config(_path(site, name)) for name in names]
     if len(trees) == 1:
         return _json({"text": configs.to_json(trees[0])})
-    differing = page.config_differences(trees) if trees else {}
+    differing = compare.differing_config(trees)
     return _json({"runs": names, "differences": list(differing.items())})
 
 
 def _report(site: Site, query: Mapping[str, list[str]]) -> Reply:
-    html = report.html([_path(site, name) for name in query.get("run", [])[:16]] or [site.top])
+    html = report.html([_path(site, name) for name in query.get("run", [])] or [site.top])
     # The page brings a policy of its own, with the hashes of its scripts.
     return Reply(200, "text/html; charset=utf-8", html.encode(), {"Cache-Control": "no-store"})
 

@@ -28,7 +28,10 @@ def pair(a: Path, b: Path) -> dict[str, Any]:
         "fingerprints": [summary["fingerprint"] for summary in summaries],
         "params_sha256": [summary["params_sha256"] for summary in summaries],
         "record": record(*records),
-        "config": differing_config(directory.read_config(a), directory.read_config(b)),
+        "config": [
+            {"path": path, "a": x, "b": y}
+            for path, (x, y) in differing_config([directory.read_config(run) for run in (a, b)]).items()
+        ],
         "code": {
             "commits": [found["commit"] for found in codes],
             "dirty": [found["dirty"] for found in codes],
@@ -42,15 +45,15 @@ def pair(a: Path, b: Path) -> dict[str, Any]:
     }
 
 
-def differing_config(a: configs.Frozen, b: configs.Frozen) -> list[dict[str, Any]]:
-    """Where two configs differ: [{"path", "a", "b"}], each value as Python writes it, None for what is not there.
+def differing_config(trees: Sequence[configs.Frozen]) -> dict[str, list[str | None]]:
+    """Where several configs differ, {path: values}, each value as Python writes it, None for what is not there.
 
     Example:
-        >>> differing_config(configs.freeze({"seed": 1}), configs.freeze({"seed": 1.0}))
-        [{'path': 'seed', 'a': '1', 'b': '1.0'}]
+        >>> differing_config([configs.freeze({"seed": 1}), configs.freeze({"seed": 1.0}), configs.freeze({})])
+        {'seed': ['1', '1.0', None]}
     """
     said = lambda value: None if value is configs.MISSING else repr(configs.thaw(value))
-    return [{"path": path, "a": said(x), "b": said(y)} for path, x, y in configs.differences(a, b)]
+    return {path: list(map(said, values)) for path, values in configs.differing(trees).items()}
 
 
 def differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -61,19 +61,12 @@ def pairs(a: Sequence[Any], b: Sequence[Any]) -> bool:
 def differing_config(a: Sequence[configs.Frozen], b: Sequence[configs.Frozen]) -> list[dict[str, Any]]:
     """The paths at which any two runs differ: [{"path", "a": values, "b": values, "between": bool}].
 
-    "between" is False where both groups have the same values there, as they have of a seed.
+    None is the value of a run that has nothing there; "between" is False where both groups have the same values
+    there, as they have of a seed.
     """
-    paths: dict[str, Any] = {}
-    for config in [*a, *b]:
-        for path, first, _ in configs.differences(a[0], config):
-            paths[path] = first
     found = []
-    for path, first in sorted(paths.items()):
-        said = []
-        for side in (a, b):
-            others = [dict((p, y) for p, _, y in configs.differences(a[0], config)) for config in side]
-            values = [other.get(path, first) for other in others]
-            said.append([None if x is configs.MISSING else repr(configs.thaw(x)) for x in values])
+    for path, values in compare.differing_config([*a, *b]).items():
+        said = values[: len(a)], values[len(a) :]
         between = collections.Counter(said[0]) != collections.Counter(said[1])
         found.append({"path": path, "a": said[0], "b": said[1], "between": between})
     return found

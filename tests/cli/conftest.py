@@ -49,6 +49,25 @@ def make_run(
     return workdir
 
 
+# Of three runs two have a schedule, and one a number in its place.
+SCHEDULE = {"call": "optax.constant_schedule", "value": 0.003}
+RATES = {"a": SCHEDULE, "b": SCHEDULE | {"value": 0.001}, "c": 0.001}
+RATES_DIFFER = {
+    "optimizer.learning_rate": [*map(repr, RATES.values())],
+    "optimizer.learning_rate.value": ["0.003", "0.001", None],
+}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Three runs with those rates, and what a comparison says of them."""
+    runs = [
+        make_run(tmp_path / name, changes={"optimizer.learning_rate": rate}, losses={10: 1.0})
+        for name, rate in RATES.items()
+    ]
+    return runs, RATES_DIFFER
+
+
 @pytest.fixture(scope="session")
 def made():
     """The function that makes a run."""

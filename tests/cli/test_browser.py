@@ -1,6 +1,9 @@
 """The report and the dashboard in a real Chromium, where there is one: drawn, live, quiet, harmless."""
 
+import json
+import random
 import shutil
+from importlib import util
 from pathlib import Path
 
 import pytest
@@ -59,6 +62,15 @@ def check_quiet(browser) -> None:
 
 
 @pytest.fixture(scope="module")
+def dashboard():
+    """What the tests of the dashboard without a browser have: `served`, `append`."""
+    spec = util.spec_from_file_location("dashboard", Path(__file__).with_name("test_dashboard.py"))
+    found = util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+@pytest.fixture(scope="module")
 def runs(tmp_path_factory, made):
     folder = tmp_path_factory.mktemp("browser") / "runs"
     made(folder / "a", changes={"seed": 1})
@@ -79,12 +91,53 @@ def test_a_report_is_drawn_without_a_network(browser, runs, tmp_path, command):
     check_quiet(browser)
 
 
-def test_the_dashboard_is_live(browser, runs):
-    from importlib import util
+def slide(browser, smoothing: float) -> None:
+    """Moves the page's smoothing."""
+    browser.execute_script(
+        "const box = document.getElementById('smoothing');"
+        f"box.value = {smoothing}; box.dispatchEvent(new Event('input'))"
+    )
 
-    spec = util.spec_from_file_location("dashboard", Path(__file__).with_name("test_dashboard.py"))
-    dashboard = util.module_from_spec(spec)
-    spec.loader.exec_module(dashboard)
+
+def test_what_is_smoothed_is_the_record(browser, made, tmp_path, command, dashboard):
+    run, losses = made(tmp_path / "runs/long", losses={}), random.Random(0)
+    made(tmp_path / "runs/other")
+    average, wanted = 0.0, []
+    with (run / "metrics.jsonl").open("a") as file:
+        for step in range(1, 8_001):
+            # Of such noise the mean is 1, and that of the extremes of eight about 1.4.
+            loss = losses.expovariate(1.0)
+            average = 0.99 * average + 0.01 * loss
+            wanted.append(average / (1 - 0.99**step))
+            values = {"loss": loss, **({"constructor": 1.0, "__proto__": 2.0} if step % 100 == 0 else {})}
+            file.write(json.dumps({"step": step, **values, "digest": "0" * 32, "wall": float(step)}) + "\n")
+    output = tmp_path / "long.html"
+    assert command("report", run, "--output", output)[0] == 0
+    with dashboard.served(tmp_path / "runs") as port:
+        for place in (output.as_uri(), f"http://127.0.0.1:{port}/#run=long"):
+            browser.get(place)
+            until(browser, DRAWN, 3)
+            slide(browser, 0.99)
+            until(browser, DRAWN, 6)
+            step, value = browser.execute_script(
+                "const { x, y } = document.querySelector('#curves .chart').data[1]; return [x, y]"
+            )
+            assert step[-1] > 7_980
+            late = [(at, found) for at, found in zip(step, value) if at > 1000]
+            assert len(late) > 500
+            assert max(abs(found - wanted[at - 1]) for at, found in late) < 0.03
+            check_quiet(browser)
+        # Nothing of an object is taken for a metric that a run does not have.
+        browser.execute_script("document.querySelectorAll('#columns input:not(:checked)').forEach(b => b.click())")
+        numbers = "return [...document.querySelectorAll('#runs tr')].map(row => row.querySelectorAll('.number')"
+        until(browser, f"{numbers}.length)", [5, 5])
+        with (run / "metrics.jsonl").open("a") as file:
+            file.write("no row\n")
+        until(browser, "return document.getElementById('hint').innerText.includes('the record of long')")
+        check_quiet(browser)
+
+
+def test_the_dashboard_is_live(browser, runs, dashboard):
     with dashboard.served(runs) as port:
         browser.get(f"http://127.0.0.1:{port}/")
         until(browser, "return document.querySelectorAll('#runs tr').length", 2)
@@ -103,10 +156,7 @@ def test_the_dashboard_is_live(browser, runs):
             dashboard.append(runs / "a", step, loss=1 / step)
             until(browser, f"{POINTS}[0].includes({step // 10})")
             until(browser, f"return document.querySelector('#curves .chart').layout.xaxis.range[1] >= {step}")
-        browser.execute_script(
-            "document.getElementById('smoothing').value = 0.5;"
-            "document.getElementById('smoothing').dispatchEvent(new Event('input'))"
-        )
+        slide(browser, 0.5)
         # What is smoothed is drawn over what was recorded.
         until(browser, DRAWN, 8)
         browser.find_element("id", "filter").send_keys("nothing like it")

@@ -162,6 +162,15 @@ def test_groups_with_the_same_seeds_are_paired(tmp_path, made, asked, command):
         assert words in out
 
 
+def test_of_each_run_is_shown_what_it_has(three, asked, command):
+    (a, b, c), wanted = three
+    # Whichever comes first.
+    for runs, order in (((a, b, "--with", c), (0, 1, 2)), ((c, "--with", b, a), (2, 1, 0))):
+        found = {row["path"]: [*row["a"], *row["b"]] for row in asked("compare", *runs)["config"]}
+        assert found == {path: [values[n] for n in order] for path, values in wanted.items()}
+    assert "0.003, 0.001 absent" in " ".join(command("compare", a, b, "--with", c)[1].split())
+
+
 def test_other_seeds_are_not_paired_and_welch_is_used():
     assert not groups.pairs([0, 1], [2, 3])
     found = groups.difference([1.0, 2.0, 3.0], [2.0, 4.0, 6.0, 8.0], paired=False)

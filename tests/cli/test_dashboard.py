@@ -16,6 +16,7 @@ import pytest
 
 pytest.importorskip("plotly")
 
+from jaxkit.reports.site import CHUNK_BYTES
 from jaxkit.runs import directory, record
 
 TOP = Path(__file__).parent.parent.parent
@@ -140,14 +141,35 @@ def test_a_large_record_comes_in_parts(site, made):
     shutil.rmtree(run)
 
 
+def test_a_row_that_no_reply_holds_is_damage(site, made):
+    folder, port = site
+    run = made(folder / "wide")
+    with (run / directory.METRICS).open("a") as file:
+        for step, size in ((50, 1.5), (60, 1.5), (70, 2.0), (80, 0.0)):
+            row = {"step": step, "text": "x" * int(size * CHUNK_BYTES / 2), "digest": f"{step:032}", "wall": 1.0}
+            file.write(json.dumps(row) + "\n")
+    wait_for(port, "wide")
+    steps, place, more = [], "/api/rows?run=wide", True
+    while more:
+        assert len(steps) < 8, "it comes again and again"
+        part = found(port, place)
+        steps += [row[0] for row in part["rows"]]
+        place, more = f"/api/rows?run=wide&offset={part['offset']}&digest={part['digest']}", part["more"]
+    assert (steps, part["damaged"]) == ([10, 20, 30, 40, 50, 60], True)
+    shutil.rmtree(run)
+
+
 def test_configs_are_compared_and_the_report_is_made(site):
     _, port = site
     assert found(port, "/api/config?run=a&run=group/b")["differences"] == [["seed", ["1", "2"]]]
     assert '"seed": 1' in found(port, "/api/config?run=a")["text"]
+    assert found(port, "/api/config")["differences"] == []
     status, content, headers = ask(port, "/report?run=a&run=group/b")
     assert status == 200
     assert headers["Content-Type"].startswith("text/html")
     assert b"Plotly" in content or b"plotly" in content
+    # Of all that are chosen, however many.
+    assert b"<h1>17 runs of blobs</h1>" in ask(port, f"/report?{'run=a&' * 16}run=group/b")[1]
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,14 @@ def test_runs_beside_each_other_with_what_differs(tmp_path, made, page, fails):
     assert "is no file in a directory" in fails("report", a, f"--output={tmp_path / 'none/both.html'}")
 
 
+def test_of_three_runs_each_is_shown_with_what_it_has(three, tmp_path, page):
+    runs, wanted = three
+    words = [word for word in page(*runs, f"--output={tmp_path / 'all.html'}").words if word.strip()]
+    for path, values in wanted.items():
+        place = words.index(path)
+        assert words[place + 1 : place + 4] == [value or "absent" for value in values]
+
+
 def test_a_run_with_nothing_in_it_yet_has_a_report(tmp_path, made, page):
     from jaxkit.runs import directory
 
@@ -155,6 +163,13 @@ def test_a_long_curve_is_thinned_without_losing_its_peaks():
     at = dict(zip(found["step"], found["value"]))
     assert (at[31_416], at[27_183], at[77_778]) == (99.0, -99.0, None)
     assert found["lost"] == 77_778
+    means = found["means"]
+    assert (sum(means["rows"]), means["step"][-1]) == (99_999, 100_000)
+    # Nothing but the mean of what is not a gap, however large.
+    total = sum(mean * count for mean, count in zip(means["value"], means["rows"]))
+    assert total == pytest.approx(sum(row["loss"] for row in rows if row["loss"] != "nan"))
+    assert gather.means([(1, 0.0, 1.7e308), (2, 0.0, 1.7e308), (3, 0.0, None)], most=1)["value"] == [1.7e308]
+    assert "means" not in gather.curves(rows[:100])["loss"]
 
 
 def test_what_is_no_text_is_replaced(tmp_path, made, page):

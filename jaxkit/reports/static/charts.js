@@ -56,15 +56,20 @@ const charts = (() => {
   // The parts of a composed metric, and speed, are for whoever asks.
   const isMain = (metric) => !metric.includes(".");
 
-  // Exponential, and without the pull towards zero that it has at the start; a gap stays a gap.
-  const smooth = (values, weight) => {
+  // Exponential, and without the pull towards zero that it has at the start; a gap stays a gap. To be done before
+  // thinning: the extremes of noise have another mean. Where the record is not here whole, the means of its
+  // stretches are smoothed, each as so many rows.
+  const smooth = (curve, weight) => {
+    const from = curve.means ?? curve;
     let average = 0, mass = 0;
-    return values.map((value) => {
-      if (value === null || !(weight > 0)) return value;
-      average = weight * average + (1 - weight) * value;
-      mass = weight * mass + (1 - weight);
+    const value = from.value.map((value, n) => {
+      if (value === null) return null;
+      const kept = weight ** (from.rows?.[n] ?? 1);
+      average = kept * average + (1 - kept) * value;
+      mass = kept * mass + (1 - kept);
       return average / mass;
     });
+    return { ...from, value };
   };
 
   // At most so many points, the lowest and highest of each stretch.
@@ -112,17 +117,19 @@ const charts = (() => {
   const draw = (box, title, lines, { smoothing = 0, log = false, axis = "step" } = {}) => {
     const traces = [];
     for (const line of lines) {
-      const curve = thin(line.curve, 4000);
-      const few = curve.value.length < 30;
-      const trace = (values, more) => ({
-        // Copies: of an array that has only grown Plotly sees no change.
-        x: [...curve[axis]], y: [...values], name: escape(line.name), type: "scatter", connectgaps: false,
-        mode: few ? "lines+markers" : "lines", marker: { size: 4 },
-        line: { color: color(line.color), dash: DASHES[line.dash % DASHES.length], width: 1.8 }, ...more });
+      const few = line.curve.value.length < 30;
+      const trace = (whole, more) => {
+        const curve = thin(whole, 4000);
+        return {
+          // Copies: of an array that has only grown Plotly sees no change.
+          x: [...curve[axis]], y: [...curve.value], name: escape(line.name), type: "scatter", connectgaps: false,
+          mode: few ? "lines+markers" : "lines", marker: { size: 4 },
+          line: { color: color(line.color), dash: DASHES[line.dash % DASHES.length], width: 1.8 }, ...more };
+      };
       if (smoothing > 0) {
-        traces.push(trace(curve.value, { opacity: 0.22, showlegend: false, hoverinfo: "skip", mode: "lines" }));
-        traces.push(trace(smooth(curve.value, smoothing)));
-      } else traces.push(trace(curve.value));
+        traces.push(trace(line.curve, { opacity: 0.22, showlegend: false, hoverinfo: "skip", mode: "lines" }));
+        traces.push(trace(smooth(line.curve, smoothing)));
+      } else traces.push(trace(line.curve));
     }
     const shown = layout(title, axis === "step" ? "step" : "seconds");
     shown.yaxis.type = log ? "log" : "linear";
@@ -138,7 +145,9 @@ const charts = (() => {
       const size = diagram.count.map((n) => 5 + 22 * Math.sqrt((n || 0) / total));
       return [{
         x: diagram.confidence, y: diagram.accuracy, name: escape(name), mode: "lines+markers", connectgaps: true,
-        line: { color: color(place), width: 1.2 }, marker: { size, opacity: 0.75, line: { width: 0 } },
+        // A large marker at an edge is whole.
+        cliponaxis: false, line: { color: color(place), width: 1.2 },
+        marker: { size, opacity: 0.75, line: { width: 0 } },
         customdata: diagram.count, hovertemplate: "sure %{x:.3f}, right %{y:.3f}, %{customdata:,.0f} examples" }];
     });
     const shown = layout(title, "confidence", { hovermode: "closest" });

@@ -108,7 +108,8 @@
   };
 
   const add = (record, found) => {
-    if (found.restart) { record.curves = {}; record.began = undefined; }
+    // Without a prototype: a metric may have any name.
+    if (found.restart) { record.curves = Object.create(null); record.began = undefined; }
     for (const [step, wall, values] of found.rows) {
       record.began ??= wall ?? undefined;
       for (const [name, value] of Object.entries(values)) {
@@ -120,10 +121,11 @@
     }
     record.offset = found.offset;
     record.digest = found.digest;
+    record.damaged = found.damaged;
   };
 
   const readOne = async (name) => {
-    if (!records.has(name)) records.set(name, { offset: 0, digest: "", curves: {}, busy: false });
+    if (!records.has(name)) records.set(name, { offset: 0, digest: "", damaged: false, curves: {}, busy: false });
     const record = records.get(name);
     if (record.busy) return false;
     record.busy = true;
@@ -131,7 +133,8 @@
     try {
       for (let more = true; more && selected.has(name);) {
         const found = await get("api/rows", { run: name, offset: record.offset, digest: record.digest });
-        news ||= found.rows.length > 0 || found.restart && record.offset > 0;
+        news ||= found.rows.length > 0 || found.restart && record.offset > 0
+          || found.damaged !== record.damaged;
         add(record, found);
         more = found.more;
       }
@@ -169,8 +172,9 @@
     charts.legend(find("legend"), groups);
     find("folded").hidden = [...groups.keys()].every(charts.isMain);
     const empty = !selected.size ? "Select runs to see their curves." : groups.size ? "" : "Nothing is recorded yet.";
-    find("hint").textContent = empty;
-    find("hint").hidden = !empty;
+    const broken = [...selected.keys()].filter((name) => records.get(name)?.damaged).join(", ");
+    find("hint").textContent = empty || (broken && `Damaged, and read as far as it is whole: the record of ${broken}.`);
+    find("hint").hidden = !empty && !broken;
     find("report").hidden = !selected.size;
     find("report").href = `report?${new URLSearchParams([...selected.keys()].map((run) => ["run", run]))}`;
     find("report").textContent = selected.size > 1 ? `report of these ${selected.size}` : "report of this run";

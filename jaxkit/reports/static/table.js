@@ -41,12 +41,15 @@ const table = (() => {
     return picture;
   };
 
+  // What a run itself has under a name, not what all objects have.
+  const valueOf = (run, name) => (Object.hasOwn(run.values, name) ? run.values[name] : undefined);
+
   // What a column sorts by, and what it shows.
   const columns = (metrics) => [
     { title: "run", key: (run) => run.name },
     { title: "status", key: (run) => run.status },
     { title: "step", key: (run) => run.step ?? -1 },
-    ...metrics.map((name) => ({ title: name, metric: name, key: (run) => run.values[name] ?? null })),
+    ...metrics.map((name) => ({ title: name, metric: name, key: (run) => valueOf(run, name) ?? null })),
     { title: "loss", spark: true },
     { title: "updated", key: (run) => run.updated ?? 0 },
   ];
@@ -85,7 +88,7 @@ const table = (() => {
       const done = `${run.step.toLocaleString("en")} / ${run.num_steps.toLocaleString("en")}`;
       progress.append(make("span", "steps", done));
     }
-    const values = metrics.map((metric) => make("td", "number", number(run.values[metric])));
+    const values = metrics.map((metric) => make("td", "number", number(valueOf(run, metric))));
     const curve = make("td");
     curve.append(spark(run.spark));
     made.append(name, status, progress, ...values, curve, make("td", "ago", ago(run.updated)));
@@ -130,12 +133,13 @@ const table = (() => {
       cell.append(make("code", "", path));
       row.append(cell, ...values.map((value) => {
         const made = make("td");
-        made.append(make("code", "", value ?? ""));
+        made.append(value === null ? make("span", "absent", "absent") : make("code", "", value));
         return made;
       }));
       body.append(row);
     }
     top.append(head);
+    grid.className = "beside";
     grid.append(top, body);
     scroll.append(grid);
     return [title, scroll];
