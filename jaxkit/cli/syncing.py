@@ -7,7 +7,7 @@ from pathlib import Path
 from jaxkit.errors import UsageError
 
 # A config from elsewhere may name these; others only if `--allow` does.
-ALLOWED = ("jaxkit.writers",)
+ALLOWED = ("jaxkit.writers.*",)
 
 
 def sync(arguments: argparse.Namespace) -> int:
