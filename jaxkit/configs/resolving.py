@@ -46,7 +46,7 @@ def resolve(name: Any, *, where: str, allow: Sequence[str] | None = None) -> Cal
         if not (published and is_last):
             _check_real(found, name, where, allow, is_last=is_last)
         elif part not in getattr(parent, "__all__", ()):
-            raise Outside(_outside(name, where, allow))
+            raise Outside(_outside(name, where, allow or ()))
     if not callable(found):
         raise UsageError(f"{where}: {name!r} is of type {type(found).__name__}, wanted a function")
     return found

@@ -96,15 +96,14 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _check(found: Any, kind: Any, path: Path, where: str = "") -> None:
-    wanted = kind if isinstance(kind, type) else type(kind)
+    wanted: Any = kind if isinstance(kind, type) else type(kind)
     if not isinstance(found, wanted):
         raise files.damaged(path, f"{where}: came {found!r}, wanted {wanted.__name__}")
     if isinstance(kind, dict):
-        for name in kind.keys() & found.keys():
+        for name in [name for name in kind if name in found]:
             _check(found[name], kind[name], path, f"{where}.{name}".lstrip("."))
-    elif isinstance(kind, list):
-        for item in found:
-            _check(item, kind[0], path, where)
+    for item in found if isinstance(kind, list) else ():
+        _check(item, kind[0], path, where)
 
 
 def check_same_data(folder: Path, manifests: Mapping[str, Any]) -> None:

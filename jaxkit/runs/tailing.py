@@ -1,15 +1,14 @@
 """Reading a record while it grows."""
 
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_ROWS_AT_ONCE = 1_000
+from jaxkit.runs.rows import BESIDE, number
 
-_NO_VALUES = ("step", "wall", "digest", "speed")
+MAX_ROWS_AT_ONCE = 1_000
 
 
 def reader(path: Path) -> Callable[[int], list[dict[str, Any]]]:
@@ -49,12 +48,6 @@ def numbers(row: Mapping[str, Any]) -> dict[str, float]:
         >>> numbers({"step": 5, "wall": 1.0, "loss": "nan", "none": None, "digest": "", "speed": {"steps": 2}})
         {'loss': nan, 'speed/steps': 2.0}
     """
-    found = {name: _number(value) for name, value in row.items() if name not in _NO_VALUES}
-    found |= {f"speed/{name}": _number(value) for name, value in row.get("speed", {}).items()}
+    found = {name: number(value) for name, value in row.items() if name not in BESIDE}
+    found |= {f"speed/{name}": number(value) for name, value in row.get("speed", {}).items()}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, str):
-        return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.get(value)
-    return float(value) if isinstance(value, int | float) else None

@@ -182,6 +182,39 @@ def test_what_wandb_kept_of_a_run_from_elsewhere_leads_to_no_other_directory(tmp
     assert cursors.read(run, task).kept["id"] == found[0]
 
 
+QUIET = """
+import os, sys
+connected = []
+asks = ("socket.connect", "socket.getaddrinfo")
+sys.addaudithook(lambda event, _: connected.append(event) if event in asks else None)
+from jaxkit import writers
+writers.mlflow, writers.wandb, writers.tensorboard
+assert not {"mlflow", "wandb", "tensorboard"} & sys.modules.keys()
+from jaxkit.writers import libraries
+libraries.keep_quiet()
+import mlflow, wandb, tensorboard
+from mlflow.telemetry import client, utils
+assert utils.is_telemetry_disabled()
+assert client.get_telemetry_client() is None
+assert not wandb.env.error_reporting_enabled()
+assert connected == []
+# It is we who turned it off: no library is off by itself here.
+del os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["WANDB_ERROR_REPORTING"]
+assert not utils.is_telemetry_disabled()
+assert wandb.env.error_reporting_enabled()
+"""
+
+
+def test_the_telemetry_of_the_libraries_is_off_before_they_are_imported(tmp_path):
+    pytest.importorskip("wandb")
+    pytest.importorskip("mlflow")
+    # Nothing of this environment: that tests run, or where, turns some of it off too.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", QUIET]
+    done = subprocess.run(command, check=False, cwd=TOP, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 class Server(http.server.BaseHTTPRequestHandler):
     """A server that answers 500, or nothing at all while its `hangs` is set."""
 
