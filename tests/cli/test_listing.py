@@ -158,7 +158,7 @@ def test_values_edited_by_hand_break_no_table(three, command):
 BIG = "1" + "0" * 400
 
 
-@pytest.mark.parametrize("odd", [BIG, f"-{BIG}", "1e999", "NaN", "-1e300", "true", '"x"', "null", "[]"])
+@pytest.mark.parametrize("odd", [BIG, f"-{BIG}", "1e999", "NaN", "-1e300", "[]"])
 def test_a_number_that_is_none_takes_down_no_verb(three, command, asked, odd):
     """In a row, as its time, its speed, in the timing and in what a split came to; other runs stay to be seen."""
     record = three / "a/metrics.jsonl"

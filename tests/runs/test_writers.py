@@ -192,7 +192,7 @@ writers.mlflow, writers.wandb, writers.tensorboard
 assert not {"mlflow", "wandb", "tensorboard"} & sys.modules.keys()
 from jaxkit.writers import libraries
 libraries.keep_quiet()
-import mlflow, wandb, tensorboard
+import mlflow, wandb
 from mlflow.telemetry import client, utils
 assert utils.is_telemetry_disabled()
 assert client.get_telemetry_client() is None
