@@ -56,6 +56,15 @@ def made():
 
 
 @pytest.fixture
+def three(tmp_path, made):
+    """A directory with three runs: a, c and group/b."""
+    made(tmp_path / "a", changes={"seed": 1}, accuracy=0.95)
+    made(tmp_path / "group/b", changes={"seed": 2, "optimizer.learning_rate": 0.1}, accuracy=0.99)
+    made(tmp_path / "c", changes={"seed": 3}, accuracy=0.5, status="failed")
+    return tmp_path
+
+
+@pytest.fixture
 def command(capsys):
     """The command `jaxkit` in this process: (exit code, output, errors)."""
     from jaxkit import cli
