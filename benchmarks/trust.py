@@ -74,7 +74,7 @@ def microseconds_a_step(config: dict[str, Any], *, tracked: bool = False) -> flo
         show = lambda step: progress.progress(console, start=step, num_steps=frozen.num_steps)
         with directory.claim(folder, frozen, "trust"), tracking.beside(folder, frozen.writers, console):
             outcome = loop.train(recipe, frozen, planned, examples, folder, show=show)
-            ended = time.time()
+            ended = process.age()
         return (ended - outcome.first_step_at) / frozen.num_steps * 1e6
 
 

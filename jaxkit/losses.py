@@ -13,6 +13,8 @@ import jax.numpy as jnp
 
 from jaxkit import checks
 
+__all__ = ["chunked_cross_entropy", "contrastive", "cross_entropy", "focal"]
+
 
 def cross_entropy(
     logits: jax.Array, labels: jax.Array, *, label_smoothing: float = 0.0, z_loss: float = 0.0

@@ -22,6 +22,22 @@ from jaxkit.regression import r2 as r2
 from jaxkit.regression import squared_error as squared_error
 from jaxkit.types import Loss
 
+__all__ = [
+    "R2",
+    "Confusion",
+    "Perplexity",
+    "absolute_error",
+    "accuracy",
+    "bits_per_byte",
+    "calibration",
+    "confusion",
+    "perplexity",
+    "r2",
+    "ranking",
+    "squared_error",
+    "top_k",
+]
+
 
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Mean:
     """The share of examples whose label has the largest logit; of equal ones the first counts.

@@ -22,6 +22,17 @@ from jaxkit.language import vocabulary_of as vocabulary_of
 from jaxkit.means import mean
 from jaxkit.types import Augmentation, Evaluate, Loss, Metric, Metrics, Model, Objective
 
+__all__ = [
+    "classification",
+    "evaluation",
+    "language_evaluation",
+    "language_modelling",
+    "next_tokens",
+    "regression",
+    "token_cross_entropy",
+    "vocabulary_of",
+]
+
 
 def classification(
     model: Model,

@@ -1,12 +1,15 @@
 import copy
 import hashlib
+import importlib
 import itertools
 import math
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -17,6 +20,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxkit import checks, configs
+from jaxkit.configs import resolving
 
 # A slow machine is no failure.
 untimed = settings(deadline=None, max_examples=60)
@@ -448,9 +452,48 @@ def test_a_config_from_outside_calls_only_what_is_allowed(name):
         assert wanted in message(lambda config=config: configs.build(config, allow=("parts",)))
 
 
-@pytest.mark.parametrize("name", ["jaxkit.configs.read", "jax.numpy.load", "optax._src.base.np.load", "os.system"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "jaxkit.configs.read",
+        "jax.numpy.load",
+        "optax._src.base.np.load",
+        "os.system",
+        # Beneath what is allowed: these write any file, or are for other uses than a config's.
+        "jaxkit.data.cache.write",
+        "jaxkit.data.prepared.data_directory",
+        "jaxkit.data.cache",
+        "jaxkit.models.feedforward.kernel",
+        "jaxkit.metrics.Confusion.compute",
+        # What an allowed module imports.
+        "jaxkit.losses.checks",
+        "jaxkit.metrics.mean",
+    ],
+)
 def test_the_usual_allowance_refuses(name):
-    assert "is outside what" in message(lambda: configs.build({"call": name}, allow=configs.ALLOWED))
+    for config in ({"call": name}, {"function": name}):
+        assert "is outside what" in message(lambda c=config: configs.build(c, allow=configs.ALLOWED))
+        assert "is outside what" in message(lambda c=config: configs.check_calls(c, allow=configs.ALLOWED))
+
+
+def test_what_a_module_publishes_and_what_the_project_shows_is_allowed():
+    from jaxkit.cli import syncing
+
+    allow = (*configs.ALLOWED, *syncing.ALLOWED)
+    for module in (name.removesuffix(".*") for name in allow if name.endswith(".*")):
+        for name in importlib.import_module(module).__all__:
+            assert callable(resolving.resolve(f"{module}.{name}", where="config", allow=allow))
+    top = Path(__file__).parent.parent
+    shown = [top / "README.md", *top.glob("configs/*.py"), *top.glob("docs/*.md"), *top.glob("notebooks/*.ipynb")]
+    names = {
+        name
+        for path in shown
+        for name in re.findall(r"""["'](?:call|function)\\?["']: \\?["']([\w.]+)""", path.read_text())
+        if "." in name
+    }
+    assert {"jaxkit.models.cnn", "optax.adamw", "jaxkit.data.digits"} < names
+    for name in names:
+        resolving.resolve(name, where="config", allow=allow)
 
 
 def test_build_with_optax_and_a_nested_schedule():

@@ -20,6 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         unknown, changes = configs.split_overrides(overrides)
         if unknown:
             raise UsageError(f"there is no flag {unknown[0]} (see jaxkit {rest.verb} --help)")
+        if changes and "config" not in rest:
+            path, text = changes[0]
+            how = (
+                f"--where config.{path}={text} lists those runs" if rest.verb == "runs" else "it is as it was run"
+            )
+            raise UsageError(f"--config.{path}: {rest.verb} changes no config; {how}")
         rest.overrides = changes
         try:
             code = rest.function(rest)

@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxkit.cli import tables
 from jaxkit.errors import UsageError
+from jaxkit.runs import rows
 from jaxkit.runs.text import number, printable
 
 
@@ -25,7 +26,7 @@ def compare(arguments: argparse.Namespace) -> int:
     alone = len(a) == len(b) == 1
     found = compare.pair(a[0], b[0]) if alone else groups.compared(a, b)
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(tables.as_json(found))
         return 0
     tables.show(*(_pair(found, diff=arguments.diff) if alone else _groups(found)))
     return 0
@@ -33,7 +34,7 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def _pair(found: Mapping[str, Any], *, diff: bool) -> Iterator[Any]:
     for letter, run, status, step in zip("AB", found["runs"], found["status"], found["steps"]):
-        yield f"{letter} = {printable(run)}: {status}, step {step:,}"
+        yield printable(f"{letter} = {run}: {status}, step {step:,}")
     yield from _lines(found)
     code = found["code"]
     if code["diff"]:
@@ -100,7 +101,7 @@ def _sections(found: Mapping[str, Any]) -> Iterator[Any]:
 
 def _groups(found: Mapping[str, Any]) -> Iterator[Any]:
     for letter, runs, seeds in zip("AB", found["runs"], found["seeds"]):
-        yield f"{letter} = {len(runs)} runs, seeds {', '.join(map(str, seeds))}"
+        yield printable(f"{letter} = {len(runs)} runs, seeds {', '.join(map(str, seeds))}")
     between = [row for row in found["config"] if row["between"]]
     within = [row["path"] for row in found["config"] if not row["between"]]
     if within:
@@ -137,8 +138,8 @@ def _values(said: Sequence[str | None]) -> str:
 
 
 def _change(a: Any, b: Any) -> str:
-    both = all(isinstance(x, int | float) for x in (a, b))
-    return f"{b - a:+.4g}" if both else ""
+    before, after = rows.finite(a), rows.finite(b)
+    return "" if before is None or after is None else f"{after - before:+.4g}"
 
 
 def _said(value: Any) -> str:

@@ -1,9 +1,6 @@
 """`jaxkit runs`: the runs below a directory, filtered, sorted, in columns."""
 
 import argparse
-import json
-import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +8,7 @@ from typing import Any
 from jaxkit.cli import tables
 from jaxkit.configs import MISSING
 from jaxkit.errors import UsageError
-from jaxkit.runs.text import number, printable
+from jaxkit.runs.text import moment, number, printable
 
 
 def runs(arguments: argparse.Namespace) -> int:
@@ -27,7 +24,7 @@ def runs(arguments: argparse.Namespace) -> int:
     selecting.check_names(entries, columns)
     found = selecting.select(entries, conditions, sort)[: arguments.limit]
     if arguments.json:
-        print(json.dumps([_for_machines(entry, columns) for entry in found], indent=1))
+        print(tables.as_json([_for_machines(entry, columns) for entry in found]))
         return 0
     if not found:
         tables.show(
@@ -48,9 +45,8 @@ def _for_machines(entry: Mapping[str, Any], columns: Sequence[str]) -> dict[str,
     if not columns:
         return entry["summary"]
     found = {name: selecting.value(entry, name) for name in columns}
-    plain = lambda value: str(value) if isinstance(value, float) and not math.isfinite(value) else value
     # By "run" a script finds the directory, whatever else it asks for.
-    return {name: None if value is MISSING else plain(value) for name, value in found.items()} | {
+    return {name: None if value is MISSING else value for name, value in found.items()} | {
         "run": entry["summary"]["run"]
     }
 
@@ -79,7 +75,7 @@ def _cell(entry: Mapping[str, Any], name: str) -> str:
     if name == "step":
         return f"{found:,}/{entry['summary']['num_steps']:,}"
     if name == "updated":
-        return time.strftime("%Y-%m-%d %H:%M", time.localtime(found))
+        return moment(found)
     if name in ("commit", "fingerprint", "params_sha256"):
         return printable(str(found)[:12])
     return number(found) if isinstance(found, int | float) else printable(str(found))

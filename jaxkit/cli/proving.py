@@ -1,8 +1,6 @@
 """`jaxkit verify-resume`, `reproduce` and `replay`: what shows that a run is exact, or where it is not."""
 
 import argparse
-import json
-import math
 import shutil
 import sys
 import tempfile
@@ -10,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit import configs
-from jaxkit.cli import replaying
+from jaxkit.cli import replaying, tables
 from jaxkit.errors import UsageError
+from jaxkit.runs.text import printable
 
 
 def add(verb: Any) -> None:
@@ -108,7 +107,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
     _on_the_cpu()
     from jaxkit.proofs import reproducing
 
-    say = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
+    say = (lambda text: None) if arguments.json else (lambda text: print(printable(text), flush=True))
     made = reproducing.reproduce(
         Path(arguments.run),
         steps=arguments.steps,
@@ -137,7 +136,7 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _say_reproduction(made: Any) -> None:
-    comparison, say = made.comparison, lambda text: print(text)
+    comparison, say = made.comparison, lambda text: print(printable(text))
     steps = f"{comparison.agreed} of {comparison.last} steps"
     if made.verdict == "bits":
         arrays = f", {comparison.arrays} arrays of checkpoint {comparison.checkpoint}" if comparison.arrays else ""
@@ -158,9 +157,7 @@ def _print(found: dict[str, Any], say: Any, as_json: bool) -> None:
     if not as_json:
         say()
         return
-    # JSON has no infinity.
-    finite = lambda x: str(x) if isinstance(x, float) and not math.isfinite(x) else x
-    print(json.dumps({name: finite(value) for name, value in found.items()}, indent=1))
+    print(tables.as_json(found))
 
 
 def _on_the_cpu() -> None:

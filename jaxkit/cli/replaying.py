@@ -1,13 +1,11 @@
 """`jaxkit replay`: one step of a run, rebuilt and taken apart, printed."""
 
 import argparse
-import json
-import math
 from pathlib import Path
 from typing import Any
 
-from jaxkit.cli import planning
-from jaxkit.errors import UsageError
+from jaxkit.cli import planning, tables
+from jaxkit.runs.text import printable
 
 # How many of many arrays and examples a person is shown; JSON has all.
 _SHOWN = 8
@@ -15,45 +13,23 @@ _SHOWN = 8
 
 def replay(arguments: argparse.Namespace) -> int:
     """Rebuilds a step and says what made its numbers."""
-    from jaxkit.proofs import replaying
-    from jaxkit.runs import directory, files, process
+    from jaxkit.proofs import replaying, worktrees
+    from jaxkit.runs import directory, process, provenance
 
     run = Path(arguments.run)
     directory.read_config(run)
     process.cache_programs()
-    noted = files.read_json(run / directory.PROVENANCE) or {}
-    recipe = planning.recipe_of(_experiment(noted))
-    say = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
+    here = worktrees.project()
+    experiment = worktrees.experiment(provenance.read(run), here, f"the project here ({here})")
+    say = (lambda text: None) if arguments.json else (lambda text: print(printable(text), flush=True))
+    say(f"runs {experiment}")
+    recipe = planning.recipe_of(experiment)
     found = replaying.replay(recipe, run, arguments.step, allow=arguments.allow, say=say)
     if arguments.json:
-        print(json.dumps(_plain({"run": str(run), **found._asdict()}), indent=1))
-    else:
-        for line in _lines(found):
-            print(line)
+        print(tables.as_json({"run": str(run), "experiment": str(experiment), **found._asdict()}))
+    for line in () if arguments.json else _lines(found):
+        say(line)
     return 0
-
-
-def _experiment(noted: dict[str, Any]) -> Path:
-    """The file of the experiment, in the repository that the command is given in."""
-    from jaxkit.proofs import worktrees
-
-    name = noted.get("experiment") or next(iter(noted.get("command", [])[1:]), None)
-    if name is None:
-        raise UsageError("replay: the run does not say which experiment made it (it has no provenance)")
-    if Path(name).is_file() or Path(name).is_absolute():
-        return Path(name)
-    return worktrees.top_of(Path.cwd()) / name
-
-
-def _plain(value: Any) -> Any:
-    """With names for the fields of named tuples, and text for what JSON has no number for."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _lines(found: Any):

@@ -1,14 +1,12 @@
 """`jaxkit show`: what one run came to, and where it came from."""
 
 import argparse
-import json
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from jaxkit.cli import tables
-from jaxkit.runs.text import number, printable, seconds
+from jaxkit.runs.text import moment, number, printable, seconds
 
 _TIMING = {
     "steps_per_second": "steps/s",
@@ -30,7 +28,7 @@ def show(arguments: argparse.Namespace) -> int:
     run = Path(arguments.run)
     found = directory.summary(run)
     if arguments.json:
-        print(json.dumps(found, indent=1))
+        print(tables.as_json(found))
         return 0
     provenance = files.read_json(run / directory.PROVENANCE) or {}
     tables.show(f"{printable(str(run))}: {_headline(found)}")
@@ -43,9 +41,8 @@ def show(arguments: argparse.Namespace) -> int:
 
 def _headline(found: Mapping[str, Any]) -> str:
     done = f"{found['status']}, step {found['step']:,} of {found['num_steps']:,}"
-    wall = found["newest"].get("wall")
-    when = time.strftime(", %Y-%m-%d %H:%M", time.localtime(wall)) if isinstance(wall, int | float) else ""
-    return f"{printable(str(found['experiment'] or 'a run'))}, {done}{when}"
+    when = moment(found["newest"].get("wall"))
+    return printable(", ".join(filter(None, [str(found["experiment"] or "a run"), done, when])))
 
 
 def _results(evaluation: Mapping[str, Mapping[str, Any]]) -> Any:
@@ -73,10 +70,12 @@ def _newest(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _timing(timing: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    from jaxkit.runs import rows
+
     parts = [
         f"{number(value) if name in _RATES else seconds(value)} {label}"
         for name, label in _TIMING.items()
-        if isinstance(value := timing.get(name), int | float)
+        if (value := rows.finite(timing.get(name))) is not None
     ]
     if parts:
         yield "time", ", ".join(parts)

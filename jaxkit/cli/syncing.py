@@ -5,17 +5,19 @@ import json
 from pathlib import Path
 
 from jaxkit.errors import UsageError
+from jaxkit.runs.text import printable
 
 # A config from elsewhere may name these; others only if `--allow` does.
-ALLOWED = ("jaxkit.writers",)
+ALLOWED = ("jaxkit.writers.*",)
 
 
 def sync(arguments: argparse.Namespace) -> int:
     """Sends what each writer of a run has not been given; 0 where nothing is missing afterwards."""
-    from jaxkit.runs import directory, tracking
+    from jaxkit.runs import directory, rows, tracking
 
     run = Path(arguments.run)
     config = directory.read_config(run)
+    rows.read(run / directory.METRICS)  # what is no record is said here, not by the process that sends
     if directory.status(run)["status"] == "running":
         raise UsageError(f"{run}: is running, and sends as it goes; wait for its end")
     writers = config.get("writers", ())
@@ -32,8 +34,6 @@ def sync(arguments: argparse.Namespace) -> int:
                 if not row["error"]
                 else f"{row['missing']} rows are missing"
             )
-            print(
-                f"{row['writer']}: {row['sent']} rows sent, {state}"
-                + (f": {row['error']}" if row["error"] else "")
-            )
+            error = f": {row['error']}" if row["error"] else ""
+            print(printable(f"{row['writer']}: {row['sent']} rows sent, {state}{error}"))
     return int(any(row["error"] for row in found))

@@ -1,5 +1,7 @@
 """Tables as the verbs print them: fitted to a terminal, or as wide as they are for grep and less -S."""
 
+import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -54,6 +56,25 @@ def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequenc
         return "  ".join(padded).rstrip()
 
     return "\n".join(["", line(columns), "  ".join("─" * width for width in widths), *map(line, rows), ""])
+
+
+def as_json(value: Any) -> str:
+    """JSON with text for what it has no number for (nan, infinities), and the fields of named tuples by name.
+
+    Example:
+        >>> as_json({"loss": float("inf")}).split()
+        ['{', '"loss":', '"inf"', '}']
+    """
+    return json.dumps(_finite(value), indent=1)
+
+
+def _finite(value: Any) -> Any:
+    value = value._asdict() if hasattr(value, "_asdict") else value
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def header(name: str) -> str:

@@ -11,16 +11,16 @@ from jaxkit.configs.frozen import Frozen, frozen_value, place, thaw
 from jaxkit.configs.resolving import resolve
 from jaxkit.errors import UsageError, did_you_mean
 
-# What a config from elsewhere may call: modules of components. Not "jaxkit": jaxkit.configs.read runs any
-# file, jaxkit.configs.build calls anything. Of jax.numpy the dtypes only: jax.numpy.load reads pickles.
+# What a config from elsewhere may call: of our modules what they publish, no module beneath, for some of those
+# write files; of the others all, which is arithmetic. Of jax.numpy the dtypes only: jax.numpy.load reads pickles.
 ALLOWED = (
-    "jaxkit.losses",
-    "jaxkit.metrics",
-    "jaxkit.models",
-    "jaxkit.objectives",
-    "jaxkit.updates",
-    "jaxkit.parallel",
-    "jaxkit.data",
+    "jaxkit.losses.*",
+    "jaxkit.metrics.*",
+    "jaxkit.models.*",
+    "jaxkit.objectives.*",
+    "jaxkit.updates.*",
+    "jaxkit.parallel.*",
+    "jaxkit.data.*",
     "optax",
     "jax.nn",
     "jax.numpy.float32",
@@ -41,7 +41,8 @@ def build(config: Any, *, where: str | None = None, allow: Sequence[str] | None 
     Args:
         config: the part to build.
         where: its path, for messages; a `Frozen` knows it.
-        allow: the modules that may be called into, such as `ALLOWED`; None for any.
+        allow: the modules that may be called into ("optax"), with all beneath them, or for what is in their
+            `__all__` alone ("jaxkit.data.*"), such as `ALLOWED`; None for any.
 
     Raises:
         UsageError: names the path, the function, what came and what was wanted.

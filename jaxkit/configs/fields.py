@@ -22,6 +22,11 @@ def _is_component(value: Any) -> bool:
 
 _COMPONENT = _Field("a dict with 'call' or 'function'", _is_component)
 
+WRITERS = _Field(
+    "a tuple of dicts with 'call' or 'function'",
+    lambda value: type(value) is tuple and all(map(_is_component, value)),
+)
+
 _FIELDS = {
     # jax.random.key keeps 32 bits of a seed: 2**32 would give the numbers of 0.
     "seed": _Field("an int from 0 to 2**32 - 1", lambda value: type(value) is int and 0 <= value < 2**32),
@@ -35,10 +40,7 @@ _FIELDS = {
     "loss": _COMPONENT,
     "optimizer": _COMPONENT,
     "layout": _COMPONENT,
-    "writers": _Field(
-        "a tuple of dicts with 'call' or 'function'",
-        lambda value: type(value) is tuple and all(map(_is_component, value)),
-    ),
+    "writers": WRITERS,
 }
 
 

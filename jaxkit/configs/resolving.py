@@ -27,7 +27,9 @@ def resolve(name: Any, *, where: str, allow: Sequence[str] | None = None) -> Cal
         raise UsageError(
             f"{where}: came {name!r}, wanted the dotted name of a function, such as 'jaxkit.models.cnn'"
         )
-    if allow is not None and not (_within(name, allow) and not any(part.startswith("_") for part in parts)):
+    published = allow is not None and not _within(name, allow) and f"{'.'.join(parts[:-1])}.*" in allow
+    private = any(part.startswith("_") for part in parts)
+    if allow is not None and (private or not (published or _within(name, allow))):
         raise Outside(_outside(name, where, allow))
     found = _module(parts[0], name, where)
     if found is None:
@@ -39,8 +41,12 @@ def resolve(name: Any, *, where: str, allow: Sequence[str] | None = None) -> Cal
             "Is it installed, or in the directory that Python runs in?"
         )
     for end, part in enumerate(parts[1:], start=1):
-        found = _member(found, parts[:end], part, name, where)
-        _check_real(found, name, where, allow, is_last=end == len(parts) - 1)
+        parent, is_last = found, end == len(parts) - 1
+        found = _member(parent, parts[:end], part, name, where)
+        if not (published and is_last):
+            _check_real(found, name, where, allow, is_last=is_last)
+        elif part not in getattr(parent, "__all__", ()):
+            raise Outside(_outside(name, where, allow or ()))
     if not callable(found):
         raise UsageError(f"{where}: {name!r} is of type {type(found).__name__}, wanted a function")
     return found

@@ -84,10 +84,12 @@ def _open(text: str) -> tuple[Any, str]:
 def _list(system: Any, path: str) -> dict[str, list[Any]]:
     """{name below the path: what would change with the file}."""
     found = system.find(path, detail=True)
-    marks = ("size", "etag", "ETag", "md5Hash", "mtime", "created")
+    marks = ("size", "etag", "ETag", "md5Hash", "md5", "mtime", "created")
+    # DVC says the digest of a file beside it, where the file lies in the working tree.
+    told = lambda info: {**(info.get("dvc_info") or {}), **info}
     top = path.rstrip("/").lstrip("/")
     below = lambda name: name.lstrip("/").removeprefix(top).lstrip("/")
-    return {below(name): [str(info.get(mark)) for mark in marks] for name, info in sorted(found.items())}
+    return {below(name): [str(told(info).get(mark)) for mark in marks] for name, info in sorted(found.items())}
 
 
 def _fetch(system: Any, path: str, listing: dict[str, list[Any]], copy: Path) -> None:

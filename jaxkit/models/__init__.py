@@ -16,6 +16,8 @@ _FAMILIES = {
     "transformer": "decoder",
 }
 
+__all__ = [*_FAMILIES]
+
 
 def __getattr__(name: str):
     if name in _FAMILIES:

@@ -13,7 +13,7 @@ from jaxkit import configs, data, random
 from jaxkit.errors import UsageError
 from jaxkit.proofs import dissecting
 from jaxkit.recipe import Plan, plan
-from jaxkit.runs import checkpoints, command, directory, files, ledger, provenance, record
+from jaxkit.runs import checkpoints, command, directory, ledger, provenance, record
 from jaxkit.types import Examples, Key, Recipe, State
 
 
@@ -171,7 +171,7 @@ def _notes(config: Any, run: Path) -> Iterator[str]:
         yield f"the run was made under {layout}, this is a plain jit on one device: they agree to rounding"
     if layout in ("jaxkit.parallel.pmap", "jaxkit.parallel.exact"):
         yield "random draws (dropout, augmentation) are made for each device there, and are others here"
-    noted = files.read_json(run / directory.PROVENANCE) or {}
+    noted = provenance.read(run)
     here, patch = provenance.git_state(Path.cwd()), provenance.patch(Path.cwd(), leave_out=run)
     recorded = noted.get("git", {}).get("commit")
     if recorded != here.get("commit"):

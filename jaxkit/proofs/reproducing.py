@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.proofs import aiming, children, comparing, environments, worktrees
-from jaxkit.runs import directory, files, process, record
+from jaxkit.runs import directory, files, process, provenance, record
 
 # Below it, runs that do not agree bit for bit are said to agree within tolerance; the number is said too.
 TOLERANCE = 1e-3
@@ -93,8 +93,8 @@ def _checked(
 ) -> tuple[dict[str, Any], configs.Frozen, int | None]:
     """The provenance, the config and the last step to compare, after a look that they belong together."""
     config = directory.read_config(run)
-    noted = files.read_json(run / directory.PROVENANCE)
-    if not noted or "command" not in noted:
+    noted = provenance.read(run)
+    if "command" not in noted:
         raise UsageError(f"{run}: has no {directory.PROVENANCE} that says what was run; it cannot be run again")
     fingerprint = [noted, *noted.get("resumed", [])][-1].get("fingerprint")
     if fingerprint != configs.fingerprint(config):
@@ -155,15 +155,12 @@ def _code(
 
 def _experiment(noted: Mapping[str, Any], code: Path) -> Path:
     """The experiment's file and the directory that it was started in are of the code, and nowhere else."""
-    name, started_in = noted.get("experiment") or noted["command"][1], noted.get("git", {}).get("directory", "")
-    inside = all((code / part).resolve().is_relative_to(code.resolve()) for part in (name, started_in))
-    path = code / name
-    if not path.is_file() or path.suffix != ".py" or not (inside or not noted.get("git")):
-        raise UsageError(
-            f"experiment: {name} is no file of the recorded code; it was not started from its own file"
-        )
-    if not (code / started_in).is_dir():
-        raise UsageError(f"experiment: was started in {started_in}, which the recorded code does not have")
+    git = noted.get("git", {})
+    said = "the recorded code" if "commit" in git else f"{code}, and the run noted no commit"
+    path = worktrees.experiment(noted, code, said)
+    started_in = code / git.get("directory", "")
+    if not (started_in.is_dir() and started_in.resolve().is_relative_to(code.resolve())):
+        raise UsageError(f"experiment: was started in {git['directory']}, which {said} does not have")
     return path
 
 

@@ -7,8 +7,9 @@ import re
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -77,6 +78,29 @@ def top_of(directory: Path) -> Path:
     if found is None:
         raise UsageError(f"git: {directory.absolute()} is in no repository; stand in that of the run")
     return found
+
+
+def project() -> Path:
+    """The top of the repository that the command is given in; without one, the directory."""
+    return repository.top(Path.cwd()) or Path.cwd()
+
+
+def experiment(noted: Mapping[str, Any], code: Path, said: str) -> Path:
+    """The file of a run's experiment, which must be of the code: a run from elsewhere may name any file.
+
+    `said` is how a message calls the code.
+
+    Raises:
+        UsageError: it is no Python file of the code.
+    """
+    name = noted.get("experiment") or next(iter(noted.get("command", [])[1:]), "")
+    path = code / name
+    if path.suffix != ".py" or not path.is_file() or not path.resolve().is_relative_to(code.resolve()):
+        raise UsageError(
+            f"experiment: {name or 'nothing'} is no file of {said}; give the command in the repository of the run,"
+            " and look at what it has before it is run"
+        )
+    return path
 
 
 def sweep(root: Path) -> None:

@@ -76,12 +76,12 @@ def curves(recorded: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         >>> curves([{"step": 5, "wall": 7.0, "loss": 1.5}, {"step": 10, "wall": 9.0, "loss": "nan"}])["loss"]
         {'step': [5, 10], 'seconds': [0.0, 2.0], 'value': [1.5, None], 'lost': 10}
     """
-    began = next((row["wall"] for row in recorded if isinstance(row.get("wall"), int | float)), 0.0)
+    walls = [rows.finite(row.get("wall")) for row in recorded]
+    began = next((wall for wall in walls if wall is not None), 0.0)
     points: dict[str, list[tuple[int, float | None, float | None]]] = {}
     lost: dict[str, int] = {}
-    for row in recorded:
-        wall = row.get("wall")
-        seconds = round(wall - began, 3) if isinstance(wall, int | float) else None
+    for row, wall in zip(recorded, walls):
+        seconds = round(wall - began, 3) if wall is not None else None
         speed = row["speed"] if isinstance(row.get("speed"), dict) else {}
         values = {name: value for name, value in row.items() if name not in rows.BESIDE}
         for name, value in {**values, **{f"speed.{name}": value for name, value in speed.items()}}.items():
@@ -94,8 +94,8 @@ def curves(recorded: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
             points.setdefault(name, []).append((row["step"], seconds, number if finite else None))
     found: dict[str, dict[str, Any]] = {}
     for name, each in points.items():
-        step, seconds, value = map(list, zip(*thinned(each)))
-        found[name] = {"step": step, "seconds": seconds, "value": value, "lost": lost.get(name)}
+        columns = zip(("step", "seconds", "value"), map(list, zip(*thinned(each))))
+        found[name] = {**dict(columns), "lost": lost.get(name)}
         if len(each) > MOST_POINTS:
             found[name]["means"] = means(each)
     return found
@@ -154,17 +154,12 @@ def reliability(evaluation: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[s
         for name, diagram in diagrams.items() if isinstance(diagrams, dict) else ():
             columns = [diagram.get(key) if isinstance(diagram, dict) else None for key in _DIAGRAM]
             if all(isinstance(column, list) for column in columns) and len(set(map(len, columns))) == 1:  # type: ignore[arg-type]
-                plain = [[_finite(value) for value in column or ()] for column in columns]
+                plain = [[rows.finite(value) for value in column or ()] for column in columns]
                 found[f"{split}/{name}"] = dict(zip(_DIAGRAM, plain))
     return found
 
 
 _DIAGRAM = ("confidence", "accuracy", "count")
-
-
-def _finite(value: Any) -> float | None:
-    number = rows.number(value)
-    return number if number is not None and abs(number) < float("inf") else None
 
 
 def _text(path: Path, most: int) -> str:

@@ -1,7 +1,6 @@
 """The sections of a report that are tables, each from runs to markup."""
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ def headline(runs: Sequence[Run]) -> Markup:
             f"{run.summary['step']:,} of {run.summary['num_steps']:,}",
             run.provenance.get("seed", ""),
             element("code", run.summary["fingerprint"][:12]),
-            _moment(run.summary["newest"].get("wall")),
+            text.moment(run.summary["newest"].get("wall")),
         )
         for place, run in enumerate(runs)
     ]
@@ -150,10 +149,6 @@ def _origin(run: Run) -> Iterator[tuple[str, str]]:
 def _list(tree: Mapping[str, Any], name: str) -> list[Any]:
     found = tree.get(name)
     return found if isinstance(found, list) else []
-
-
-def _moment(wall: Any) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(wall)) if isinstance(wall, int | float) else ""
 
 
 def _code(value: Any) -> Any:

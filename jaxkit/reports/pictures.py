@@ -8,6 +8,7 @@ from typing import Any
 from jaxkit.reports import gather
 from jaxkit.reports.gather import Run
 from jaxkit.reports.html import Markup, element, folded, joined, section
+from jaxkit.runs import rows
 
 _THINNED = (
     "Of a long record a page holds stretches: the curve is drawn through the lowest and the highest value of each,"
@@ -88,7 +89,8 @@ def _mistake(entry: Mapping[str, Any]) -> Markup:
 
 
 def _share(value: Any) -> str:
-    return f"{value:.0%}" if isinstance(value, int | float) else ""
+    found = rows.finite(value)
+    return "" if found is None else f"{found:.0%}"
 
 
 def _image(content: str, text: str) -> Markup:

@@ -112,7 +112,7 @@ def _listed(entry: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("status", "step", "num_steps", "experiment", "error")
     found = {key: summary[key] for key in keys if key in summary}
     return {"name": entry["name"], **found, "values": _numbers(entry["values"]), "spark": entry["spark"]} | {
-        "updated": _finite(entry["updated"])
+        "updated": rows.finite(entry["updated"])
     }
 
 
@@ -132,7 +132,7 @@ def _rows(site: Site, query: Mapping[str, list[str]]) -> Reply:
     content = content[: content.rfind(b"\n") + 1]
     found, broken = rows.parse(content)
     end = start + len(content)
-    values = [[row["step"], _finite(row.get("wall")), _numbers(row)] for row in found]
+    values = [[row["step"], rows.finite(row.get("wall")), _numbers(row)] for row in found]
     return _json(
         {
             "restart": start == 0,
@@ -161,15 +161,10 @@ def _ends_with(file: Any, offset: int, digest: str) -> bool:
 def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values that are numbers; nan and infinities as None, a gap."""
     return {
-        name: _finite(value)
+        name: rows.finite(value)
         for name, value in values.items()
         if name not in rows.BESIDE and rows.number(value) is not None
     }
-
-
-def _finite(value: Any) -> float | None:
-    number = rows.number(value)
-    return number if number is not None and abs(number) < float("inf") else None
 
 
 def _config(site: Site, query: Mapping[str, list[str]]) -> Reply:

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -58,12 +57,12 @@ def explained(*, debug: bool) -> Iterator[None]:
     except (UsageError, OSError) as error:
         if debug:
             raise
-        if isinstance(error, OSError):
-            from jaxkit.runs import files
+        from jaxkit.runs import files, text
 
+        if isinstance(error, OSError):
             error = files.explain(error, "reading or writing a file")
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr)
+        print(text.printable(f"error: {error}"), file=sys.stderr)
         sys.exit(USAGE)
     except KeyboardInterrupt:
         print("interrupted; start the same command again", file=sys.stderr)
@@ -221,8 +220,7 @@ def _train(
             stopped=stopped.is_set,
             worker=worker,
         )
-    began = process.started_at()
-    timing = {**outcome.timing, "to_first_step": outcome.first_step_at - began, "total": time.time() - began}
+    timing = {**outcome.timing, "to_first_step": outcome.first_step_at, "total": process.age()}
     done = {
         "step": outcome.step,
         "timing": {name: value and round(value, 4) for name, value in timing.items()},

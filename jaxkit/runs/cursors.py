@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxkit import configs
+from jaxkit.configs import fields
 from jaxkit.errors import UsageError
 from jaxkit.runs import directory, files, tailing
 from jaxkit.writing import Writer
@@ -43,11 +44,16 @@ class Task(NamedTuple):
 def tasks(writers: Sequence[Any]) -> list[Task]:
     """The writers of a run by name: that of the function, with a number where there are several.
 
+    Raises:
+        UsageError: they are no tuple of calls.
+
     Example:
         >>> found = tasks(configs.freeze({"writers": ({"call": "a.csv"}, {"call": "b.csv"})}).writers)
         >>> [task.name for task in found]
         ['csv', 'csv-2']
     """
+    if not fields.WRITERS.fits(writers):
+        raise UsageError(f"config.writers: came {configs.thaw(writers)!r}, wanted {fields.WRITERS.wanted}")
     found: list[Task] = []
     for index, config in enumerate(writers):
         base = str(config["call" if "call" in config else "function"]).rpartition(".")[2]

@@ -150,7 +150,7 @@ def _entry(place: Place) -> dict[str, Any]:
         "config": config,
         "values": values,
         "commit": code.get("commit") if isinstance(code, dict) else None,
-        "updated": wall if isinstance(wall, int | float) else None,
+        "updated": rows.finite(wall),
         "spark": spark(recorded),
     }
 
@@ -171,11 +171,11 @@ def spark(recorded: Sequence[Mapping[str, Any]], name: str = "loss") -> list[flo
         >>> spark([{"loss": 3.0}, {"loss": "nan"}, {"loss": 1.0}])
         [3.0, 1.0]
     """
-    found = [rows.number(row.get(name)) for row in recorded]
-    finite = [value for value in found if value is not None and abs(value) < float("inf")]
+    finite = [value for row in recorded if (value := rows.finite(row.get(name))) is not None]
     stretch = max(1, -(-len(finite) // SPARK_POINTS))
     parts = [finite[start : start + stretch] for start in range(0, len(finite), stretch)]
-    return [float(f"{sum(part) / len(part):.4g}") for part in parts]
+    # Divided first: the sum of large numbers may be none.
+    return [float(f"{sum(value / len(part) for value in part):.4g}") for part in parts]
 
 
 def _is_text(name: str) -> bool:

@@ -44,7 +44,7 @@ MAX_CALLS_UNDER_WAY = 8
 class Outcome(NamedTuple):
     """What a loop came to: the state, the newest evaluation of each split, and where its time went.
 
-    first_step_at: when the first call was done, in seconds since the epoch
+    first_step_at: how old the process was when the first call was done, in seconds
     timing:        steps/s without the first call, evaluations and saves; seconds of those
     """
 

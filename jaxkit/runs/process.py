@@ -133,23 +133,20 @@ def in_background(function: Callable[[], None]) -> Callable[[], None]:
     return wait
 
 
-def started_at() -> float:
-    """When this process was started, in seconds since the epoch.
+def age() -> float:
+    """For how long this process has been there, in seconds, by a clock that nobody sets.
 
     Example:
-        >>> import time
-        >>> started_at() < time.time()
+        >>> 0 < age() <= age()
         True
     """
     try:
-        # Since the machine was, to a hundredth of a second; when that was is known to whole seconds only.
         after_boot = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        age = time.clock_gettime(time.CLOCK_BOOTTIME) - after_boot / os.sysconf("SC_CLK_TCK")
-        return time.time() - age
-    except (OSError, AttributeError):
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - after_boot / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):  # not Linux: the clock of the wall is all there is
         import psutil
 
-        return psutil.Process().create_time()
+        return time.time() - psutil.Process().create_time()
 
 
 def outlive_readers() -> None:

@@ -29,6 +29,19 @@ _KEY = re.compile(
 # What changes the numbers; nothing else of the environment is written down, it may hold secrets.
 ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "CUDA_VISIBLE_DEVICES")
 
+# The types of what is read back; [kind]: a list of those.
+_START = {
+    "fingerprint": str,
+    "command": [str],
+    "experiment": str,
+    "git": {"commit": str, "directory": str},
+    "patch": {"sha256": str},
+    "packages": dict,
+    "environment": dict,
+    "data": dict,
+}
+_KINDS = {**_START, "resumed": [_START], "config_changes": list}
+
 
 def collect(*, fingerprint: str, seed: int, manifests: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance of this process's run; without the patch, which `patch` gives."""
@@ -61,18 +74,41 @@ def note(folder: Path, noted: Mapping[str, Any]) -> None:
     """
     text = patch(Path.cwd(), leave_out=folder)
     noted = {**noted, "patch": {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}}
-    before = files.read_json(folder / directory.PROVENANCE) or {}
+    before = read(folder)
     begun = "fingerprint" in before
     resumed = [*before.get("resumed", []), noted] if begun else []
     files.write_bytes(folder / (f"dirty-{len(resumed)}.patch" if resumed else "dirty.patch"), text)
     files.write_json(folder / directory.PROVENANCE, {**({} if begun else noted), **before, "resumed": resumed})
 
 
+def read(folder: Path) -> dict[str, Any]:
+    """What a run directory says of where the run comes from, {} for nothing.
+
+    Raises:
+        UsageError: something in it is of another type than a run writes.
+    """
+    path = folder / directory.PROVENANCE
+    found = files.read_json(path) or {}
+    _check(found, _KINDS, path)
+    return found
+
+
+def _check(found: Any, kind: Any, path: Path, where: str = "") -> None:
+    wanted: Any = kind if isinstance(kind, type) else type(kind)
+    if not isinstance(found, wanted):
+        raise files.damaged(path, f"{where}: came {found!r}, wanted {wanted.__name__}")
+    if isinstance(kind, dict):
+        for name in [name for name in kind if name in found]:
+            _check(found[name], kind[name], path, f"{where}.{name}".lstrip("."))
+    for item in found if isinstance(kind, list) else ():
+        _check(item, kind[0], path, where)
+
+
 def check_same_data(folder: Path, manifests: Mapping[str, Any]) -> None:
     """Refuses to go on with other data than a run was started with."""
     from jaxkit.data.manifests import differences
 
-    before = (files.read_json(folder / directory.PROVENANCE) or {}).get("data", {})
+    before = read(folder).get("data", {})
     for split, manifest in manifests.items():
         found = differences(before[split], manifest) if split in before else []
         if found:

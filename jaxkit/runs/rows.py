@@ -1,6 +1,7 @@
 """Reading `metrics.jsonl`; without jax, so that a listing of a thousand runs need not wait for it."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,22 @@ def number(value: Any) -> float | None:
         (1.0, nan, -inf, None, None)
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:  # an integer of hundreds of digits; a float so written is read as infinite, too
+            return math.inf if value > 0 else -math.inf
     return float(value) if value in ("nan", "inf", "-inf") else None
+
+
+def finite(value: Any) -> float | None:
+    """A recorded value as a float where it is a finite number, else None.
+
+    Example:
+        >>> finite(1), finite("nan"), finite(10**400), finite("12")
+        (1.0, None, None, None)
+    """
+    found = number(value)
+    return found if found is not None and math.isfinite(found) else None
 
 
 def newest(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,9 @@
 """How numbers and names are shown: short, and unable to move a terminal's cursor."""
 
+import time
 from typing import Any
+
+from jaxkit.runs import rows
 
 
 def printable(text: str) -> str:
@@ -17,12 +20,28 @@ def number(value: Any) -> str:
     """A number in a few digits, anything else as it is.
 
     Example:
-        >>> number(0.99444444), number(12345), number(17862.45), number(3.2e-07), number("nan")
-        ('0.9944', '12,345', '17,862', '3.2e-07', 'nan')
+        >>> number(0.99444444), number(12345), number(17862.45), number(3.2e-07), number("nan"), number(10**400)
+        ('0.9944', '12,345', '17,862', '3.2e-07', 'nan', 'inf')
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         return printable(str(value))
-    return f"{value:,.0f}" if isinstance(value, int) or 1e4 <= abs(value) < 1e12 else f"{value:.4g}"
+    found = rows.number(value) or 0.0
+    whole = isinstance(value, int) and abs(value) < 10**15
+    return f"{value:,}" if whole else f"{found:,.0f}" if 1e4 <= abs(found) < 1e12 else f"{found:.4g}"
+
+
+def moment(wall: Any) -> str:
+    """A moment in seconds since the epoch as date and time here; "" for what is none.
+
+    Example:
+        >>> len(moment(1.7e9)), moment(1e18), moment(10**400), moment("nan"), moment(None)
+        (16, '', '', '', '')
+    """
+    found = rows.finite(wall)
+    try:
+        return "" if found is None else time.strftime("%Y-%m-%d %H:%M", time.localtime(found))
+    except (ValueError, OverflowError, OSError):  # beyond what a calendar has
+        return ""
 
 
 def seconds(value: float) -> str:

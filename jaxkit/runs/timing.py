@@ -9,13 +9,14 @@ import jax
 
 from jaxkit import costs
 from jaxkit.recipe import Plan
+from jaxkit.runs import process
 
 
 class Timer(NamedTuple):
     """A clock for one loop.
 
     first:    (step) -> None; the first call is done, everything after it counts as steps
-    first_at: () -> when that was, in seconds since the epoch
+    first_at: () -> how old the process was then, in seconds
     pause:    () -> context; what is done in it does not count
     waiting:  (read) -> what read() gives; it takes time for which the loop waits for data
     speed:    (step) -> {name: number} since the last time it was asked; {} the first time
@@ -33,13 +34,13 @@ class Timer(NamedTuple):
 def timer(start: int, rates: Callable[[float], Mapping[str, float]] = lambda steps_per_second: {}) -> Timer:
     """A timer for a loop that begins after step `start`; `rates` says what else steps/s come to."""
     began = time.monotonic()
-    first_at, first_step, first_wall = began, start, time.time()
+    first_at, first_step, first_age = began, start, process.age()
     paused = waited = 0.0
     asked: tuple[int, float, float] | None = None
 
     def first(step: int) -> None:
-        nonlocal first_at, first_step, first_wall, asked, waited
-        first_at, first_step, first_wall = time.monotonic(), step, time.time()
+        nonlocal first_at, first_step, first_age, asked, waited
+        first_at, first_step, first_age = time.monotonic(), step, process.age()
         waited, asked = 0.0, (step, first_at - paused, 0.0)
 
     @contextlib.contextmanager
@@ -79,7 +80,7 @@ def timer(start: int, rates: Callable[[float], Mapping[str, float]] = lambda ste
             "evaluating_and_saving": paused,
         }
 
-    return Timer(first, lambda: first_wall, pause, waiting, speed, read)
+    return Timer(first, lambda: first_age, pause, waiting, speed, read)
 
 
 def rates(

@@ -1,6 +1,7 @@
 """TensorBoard: the rows of a run as one event file in its directory."""
 
 import os
+from pathlib import Path
 from typing import IO, Any
 
 from jaxkit.writers import libraries
@@ -10,16 +11,22 @@ from jaxkit.writing import Tracked, Writer
 def tensorboard(*, directory: str = "tensorboard") -> Writer:
     """Writes an event file under the run's directory; `tensorboard --logdir runs` shows them all.
 
-    One file for the whole run, however often it was resumed: what a killed process wrote behind the last row
-    that was counted is cut off, and written again. TensorFlow is not needed.
+    `directory` is below the run's, so that no two runs have one file. One file for the whole run, however often
+    it was resumed: what a killed process wrote behind the last row that was counted is cut off, and written
+    again. TensorFlow is not needed.
 
     Raises:
         UsageError: tensorboard is not installed.
+        ValueError: a directory that is absolute or leads out by "..".
 
     Example:
         >>> writer = tensorboard()
     """
     libraries.need("writers.tensorboard", "tensorboard")
+    if os.path.isabs(directory) or ".." in Path(directory).parts:
+        raise ValueError(
+            f"directory: came {directory!r}, wanted a place below the run's directory, such as 'tensorboard'"
+        )
     file: IO[bytes]
     append: Any
 
@@ -29,7 +36,7 @@ def tensorboard(*, directory: str = "tensorboard") -> Writer:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         folder = run.directory / directory
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / "events.out.tfevents.jaxkit"
         size = path.stat().st_size if path.exists() else 0
         known = run.kept.get("bytes", 0)

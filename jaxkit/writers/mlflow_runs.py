@@ -36,7 +36,7 @@ def mlflow(*, uri: str = "sqlite:///runs/mlflow.db", experiment: str = "jaxkit")
     newest = 0
 
     def open_(tracked: Tracked) -> int | None:
-        nonlocal run, client, run_id
+        nonlocal run, client, run_id, newest
         libraries.keep_quiet()
         from mlflow import MlflowClient
 
@@ -53,7 +53,8 @@ def mlflow(*, uri: str = "sqlite:///runs/mlflow.db", experiment: str = "jaxkit")
         found = client.get_run(run_id).data
         _log_config(client, run_id, run.config, found.params)
         # The public `metrics` leaves the steps out, and a whole history would be long.
-        return max((metric.step for metric in found._metric_objs), default=0)
+        newest = max((metric.step for metric in found._metric_objs), default=0)
+        return newest
 
     def write(step: int, values: Mapping[str, float], wall: float) -> None:
         nonlocal newest

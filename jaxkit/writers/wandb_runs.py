@@ -1,5 +1,6 @@
 """Weights & Biases: a run of ours as one of its runs, on disk until it is wanted online."""
 
+import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,7 @@ _WITHOUT = {
     "x_disable_machine_info": True,
     "x_save_requirements": False,
 }
+_ID = re.compile("[0-9a-f]{8}")
 _LIMITS = {"init_timeout": 10.0, "finish_timeout": 20.0, "finish_timeout_raises": True}
 
 
@@ -54,12 +56,14 @@ def wandb(
     newest = 0
 
     def open_(tracked: Tracked) -> int | None:
-        nonlocal run, session
+        nonlocal run, session, newest
         libraries.keep_quiet()
         import wandb
 
         run = tracked
-        name = run.kept.get("id") or uuid.uuid4().hex[:8]
+        # What was kept is of a run that may come from elsewhere: it must not name other directories.
+        kept = str(run.kept.get("id"))
+        name = kept if _ID.fullmatch(kept) else uuid.uuid4().hex[:8]
         run.keep(id=name)
         if mode == "offline":
             for folder in run.directory.glob(f"wandb/offline-run-*-{name}"):
@@ -87,7 +91,8 @@ def wandb(
             # Its service holds on to a run that it could not begin, and would refuse the next attempt.
             wandb.teardown()
             raise
-        return 0 if mode == "offline" else max(session.starting_step - 1, 0)
+        newest = 0 if mode == "offline" else max(session.starting_step - 1, 0)
+        return newest
 
     def write(step: int, values: Mapping[str, float], wall: float) -> None:
         nonlocal newest

@@ -59,7 +59,7 @@ RATES_DIFFER = {
 
 
 @pytest.fixture
-def three(tmp_path):
+def three_rates(tmp_path):
     """Three runs with those rates, and what a comparison says of them."""
     runs = [
         make_run(tmp_path / name, changes={"optimizer.learning_rate": rate}, losses={10: 1.0})
@@ -72,6 +72,15 @@ def three(tmp_path):
 def made():
     """The function that makes a run."""
     return make_run
+
+
+@pytest.fixture
+def three(tmp_path, made):
+    """A directory with three runs: a, c and group/b."""
+    made(tmp_path / "a", changes={"seed": 1}, accuracy=0.95)
+    made(tmp_path / "group/b", changes={"seed": 2, "optimizer.learning_rate": 0.1}, accuracy=0.99)
+    made(tmp_path / "c", changes={"seed": 3}, accuracy=0.5, status="failed")
+    return tmp_path
 
 
 @pytest.fixture

@@ -162,8 +162,8 @@ def test_groups_with_the_same_seeds_are_paired(tmp_path, made, asked, command):
         assert words in out
 
 
-def test_of_each_run_is_shown_what_it_has(three, asked, command):
-    (a, b, c), wanted = three
+def test_of_each_run_is_shown_what_it_has(three_rates, asked, command):
+    (a, b, c), wanted = three_rates
     # Whichever comes first.
     for runs, order in (((a, b, "--with", c), (0, 1, 2)), ((c, "--with", b, a), (2, 1, 0))):
         found = {row["path"]: [*row["a"], *row["b"]] for row in asked("compare", *runs)["config"]}

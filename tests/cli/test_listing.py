@@ -11,14 +11,6 @@ import pytest
 from jaxkit.runs import selecting
 
 
-@pytest.fixture
-def three(tmp_path, made):
-    made(tmp_path / "a", changes={"seed": 1}, accuracy=0.95)
-    made(tmp_path / "group/b", changes={"seed": 2, "optimizer.learning_rate": 0.1}, accuracy=0.99)
-    made(tmp_path / "c", changes={"seed": 3}, accuracy=0.5, status="failed")
-    return tmp_path
-
-
 @pytest.mark.parametrize(
     ("conditions", "names"),
     [

@@ -119,8 +119,8 @@ def test_runs_beside_each_other_with_what_differs(tmp_path, made, page, fails):
     assert "is no file in a directory" in fails("report", a, f"--output={tmp_path / 'none/both.html'}")
 
 
-def test_of_three_runs_each_is_shown_with_what_it_has(three, tmp_path, page):
-    runs, wanted = three
+def test_of_three_runs_each_is_shown_with_what_it_has(three_rates, tmp_path, page):
+    runs, wanted = three_rates
     words = [word for word in page(*runs, f"--output={tmp_path / 'all.html'}").words if word.strip()]
     for path, values in wanted.items():
         place = words.index(path)

@@ -1,6 +1,11 @@
 """Pinned data opens only where its content is what the config says; copies of remote data are what is there."""
 
+import hashlib
 import json
+import sys
+import types
+from pathlib import Path
+from typing import ClassVar
 
 import fsspec
 import numpy as np
@@ -120,6 +125,61 @@ def test_a_place_that_cannot_be_is_one_line(bucket, monkeypatch, place, message)
         monkeypatch.setitem(__import__("sys").modules, library, None)
     with pytest.raises(UsageError, match=message):
         data.digits(split="train", data_dir=place)
+
+
+class Repository:
+    """What `dvc.api.DVCFileSystem` is to a caller: files by revision, their digests, no times."""
+
+    # Version 2 has other bytes of the same size; in the working tree (None) version 2 is checked out.
+    versions: ClassVar = {"v1": b"one", "v2": b"two", None: b"two"}
+
+    def __init__(self, *, rev=None):
+        if rev not in self.versions:
+            raise LookupError(f"unknown Git revision {rev!r}")
+        self.rev = rev
+
+    def find(self, path, detail):
+        assert detail
+        content = self.versions[self.rev]
+        md5 = hashlib.md5(content).hexdigest()
+        info = {"size": len(content), "type": "file", "repo": self, "dvc_info": {"md5": md5, "size": len(content)}}
+        # As DVC has it: of a file in the working tree the digest is told beside it alone.
+        return {f"/{path}/deep/a.txt": info if self.rev is None else {**info, "md5": md5}}
+
+    def get_file(self, remote, local):
+        assert remote == "data/digits/deep/a.txt"
+        Path(local).write_bytes(self.versions[self.rev])
+
+
+@pytest.fixture
+def repository(bucket, monkeypatch):
+    """A DVC repository, as far as a stand-in for its library goes."""
+    made = type("Changing", (Repository,), {"versions": dict(Repository.versions)})
+    api = types.ModuleType("dvc.api")
+    api.DVCFileSystem = made
+    monkeypatch.setitem(sys.modules, "dvc", types.ModuleType("dvc"))
+    monkeypatch.setitem(sys.modules, "dvc.api", api)
+    return made
+
+
+@pytest.mark.parametrize("place", ["dvc:data/digits", "dvc:data/digits@v1", "dvc:data/digits@v2"])
+def test_what_is_in_a_dvc_repository_is_copied_at_its_revision(repository, place):
+    revision = place.partition("@")[2] or None
+    copy = locations.local(place)
+    assert (copy / "deep/a.txt").read_bytes() == repository.versions[revision]
+    (copy / "mark").touch()
+    locations.local.cache_clear()
+    assert (locations.local(place) / "mark").exists()
+    # Of the same size: only the digest tells.
+    repository.versions[revision] = b"six"
+    locations.local.cache_clear()
+    assert (locations.local(place) / "deep/a.txt").read_bytes() == b"six"
+    assert not (copy / "mark").exists()
+
+
+def test_a_revision_that_dvc_does_not_know_is_one_line(repository):
+    with pytest.raises(UsageError, match=r"data_dir: dvc:data/digits@v9 cannot be read \(LookupError: unknown"):
+        data.digits(split="train", data_dir="dvc:data/digits@v9")
 
 
 def test_a_data_set_in_a_bucket_is_read_from_its_copy(bucket, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 
 from jaxkit import cli, configs, data, objectives, updates
 from jaxkit.cli import replaying as printing
+from jaxkit.cli import tables
 from jaxkit.errors import UsageError
 from jaxkit.proofs import replaying
 from jaxkit.runs import checkpoints, command, directory, files, record, stopping
@@ -125,7 +126,8 @@ def test_the_replay_names_the_step_the_example_the_operation_and_the_layer(diver
     lines = "\n".join(printing._lines(found))
     assert f"in the rows of examples {spoiled}" in lines
     assert "made by log [4, 3] at " in lines
-    text = json.dumps(printing._plain(found._asdict()), allow_nan=False)
+    text = tables.as_json(found)
+    assert "NaN" not in text
     assert json.loads(text)["findings"]["made_by"][0]["nan"] == 1
 
 
@@ -263,6 +265,53 @@ def test_a_directory_that_is_no_run_is_one_line(tmp_path, capsys):
         cli.main(["replay", str(tmp_path), "--step=3"])
     assert caught.value.code == 2
     assert "is no run directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experiment": "{outside}"}, "experiment: {outside} is no file of the project here ({here}); give the"),
+        ({"experiment": "../outside.py"}, "experiment: ../outside.py is no file of the project here"),
+        ({"experiment": "link.py"}, "experiment: link.py is no file of the project here"),
+        ({"experiment": None}, "experiment: came None, wanted str"),
+        ({"command": ["python", "{outside}"]}, "experiment: {outside} is no file of the project here"),
+        ({"command": 5}, "command: came 5, wanted list"),
+        ({"command": ["python", 5]}, "command: came 5, wanted str"),
+        ({"command": []}, "experiment: nothing is no file of the project here"),
+        ({"experiment": "logs.py", "git": "x"}, "git: came 'x', wanted dict"),
+        ({"experiment": "logs.py", "resumed": [5]}, "resumed: came 5, wanted dict"),
+    ],
+)
+def test_only_a_file_of_the_project_is_run(diverged, tmp_path, monkeypatch, capsys, changes, message):
+    """Whoever wrote the provenance of a run from elsewhere may have named any file."""
+    folder = shutil.copytree(diverged, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    outside, here = tmp_path / "outside.py", tmp_path / "project"
+    outside.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef recipe(config): pass\n")
+    here.mkdir()
+    (here / "link.py").symlink_to(outside)
+    monkeypatch.chdir(here)
+    said = lambda text: text.replace("{outside}", str(outside)).replace("{here}", str(here))
+    changes = json.loads(json.dumps(changes).replace("{outside}", str(outside)))
+    files.write_json(folder / directory.PROVENANCE, changes)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["replay", str(folder), "--step=3"])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert said(message) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "ran").exists()
+
+
+def test_the_file_that_is_run_is_said_before_it_is(diverged, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(diverged, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project/logs.py").write_text("print('it runs')\nrecipe = 3\n")
+    files.write_json(folder / directory.PROVENANCE, {"experiment": "logs.py"})
+    monkeypatch.chdir(tmp_path / "project")
+    with pytest.raises(SystemExit):
+        cli.main(["replay", str(folder), "--step=3"])
+    out = capsys.readouterr().out.splitlines()
+    assert out == [f"runs {tmp_path / 'project/logs.py'}", "it runs"]
 
 
 def test_another_experiment_than_the_runs_is_refused(diverged):

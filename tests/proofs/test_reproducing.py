@@ -132,7 +132,13 @@ CHANGES = {
     "no such commit": ({"git": {"commit": "0" * 40}}, "has no commit 0000"),
     "a flag for a commit": ({"git": {"commit": "--upload-pack=x"}}, "has no commit --upload-pack=x"),
     "a file elsewhere": ({"experiment": "/etc/../tmp/x.py"}, "x.py is no file of the recorded code"),
-    "a directory elsewhere": ({"git": {"directory": "../.."}}, "is no file of the recorded code"),
+    "a directory elsewhere": (
+        {"git": {"directory": "../.."}},
+        "was started in ../.., which the recorded code does not have",
+    ),
+    "a file elsewhere, without a commit": ({"git": {}, "experiment": __file__}, "and the run noted no commit"),
+    "a command that is none": ({"command": 5}, "command: came 5, wanted list"),
+    "an experiment that is none": ({"experiment": ["x.py"]}, "experiment: came ['x.py'], wanted str"),
     "no experiment": ({"experiment": "elsewhere.py"}, "experiment: elsewhere.py is no file of the recorded code"),
 }
 
@@ -141,7 +147,8 @@ CHANGES = {
 def test_what_cannot_be_run_again_is_one_line(run, capsys, name):
     changes, message = CHANGES[name]
     noted = files.read_json(run / directory.PROVENANCE)
-    change(run, **{key: {**noted[key], **value} if key == "git" else value for key, value in changes.items()})
+    merged = {key: {**noted[key], **value} if key == "git" and value else value for key, value in changes.items()}
+    change(run, **merged)
     assert message in refused(run, capsys)
 
 

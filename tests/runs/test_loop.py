@@ -1,6 +1,7 @@
 """The loop of a run: interrupted at any step and started again, it ends with the same bits and the same record."""
 
 import json
+import time
 from pathlib import Path
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 
 from jaxkit import configs, data, metrics, objectives, runs, updates
 from jaxkit.checks import UsageError
-from jaxkit.runs import checkpoints, command, directory, feeding, loop, provenance, record
+from jaxkit.runs import checkpoints, command, directory, feeding, index, loop, provenance, record
 from jaxkit.types import Recipe
 
 STEPS = 30
@@ -111,6 +112,31 @@ def test_a_run_learns_and_leaves_what_the_design_says(uninterrupted):
     assert [row["step"] for row in record.read(uninterrupted / "metrics.jsonl")] == list(range(5, 31, 5))
     assert checkpoints.steps(uninterrupted / "checkpoints") == [20, 30]
     assert configs.from_json((uninterrupted / "config.json").read_text()) == config()
+
+
+def test_a_clock_that_jumps_back_changes_nothing(uninterrupted, tmp_path, monkeypatch):
+    """By an hour after every second row, before the run is interrupted and after."""
+    workdir, wall = tmp_path / "run", time.time
+    path = workdir / directory.METRICS
+    hours = lambda: path.read_bytes().count(b"\n") // 2 if path.exists() else 0
+    monkeypatch.setattr(time, "time", lambda: wall() - 3600 * hours())
+    assert run(workdir, config(), stop_after=17) == command.TRY_AGAIN
+    assert run(workdir, config()) == command.OK
+    walls = [row["wall"] for row in record.read(path)]
+    assert walls[-1] < walls[0] - 3600
+    assert without_wall(workdir) == without_wall(uninterrupted)
+    assert final(workdir) == final(uninterrupted)
+    steps = checkpoints.steps(workdir / directory.CHECKPOINTS)
+    assert steps == checkpoints.steps(uninterrupted / directory.CHECKPOINTS)
+    timing = directory.summary(workdir)["timing"]
+    # A process of this suite is no hour old.
+    assert 0 < timing["to_first_step"] < timing["total"] < 3600
+    # As seen by a clock that is right again, and by one that is behind what was written.
+    for now in (wall, time.time):
+        monkeypatch.setattr(time, "time", now)
+        (entry,) = index.runs(tmp_path)
+        assert (entry["summary"]["status"], entry["summary"]["step"]) == ("finished", STEPS)
+        assert entry["updated"] == walls[-1]
 
 
 def test_the_record_of_evaluation_is_that_of_the_whole_split(uninterrupted):

@@ -242,6 +242,29 @@ def test_sync_calls_only_what_it_may(tmp_path, capsys):
     assert sorted(run.rglob("*")) == before
 
 
+@pytest.mark.parametrize("writers", [("x",), ({"a": 1},), 5, {"call": "jaxkit.writers.tensorboard"}])
+def test_sync_of_what_are_no_writers_is_one_line(tmp_path, capsys, writers):
+    run = make_run(tmp_path / "run")
+    changed = configs.freeze({"num_steps": STEPS, "seed": 0, "writers": writers})
+    files.write_text(run / directory.CONFIG, configs.to_json(changed))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["sync", str(run)])
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: config.writers: came ")
+    assert error.endswith("wanted a tuple of dicts with 'call' or 'function'\n")
+
+
+@pytest.mark.parametrize("line", ["x\n", "{}\n", '{"step": "x", "digest": ""}\n'])
+def test_sync_of_a_damaged_record_is_one_line(tmp_path, capsys, line):
+    run = make_run(tmp_path / "run", writer(tmp_path / "out"))
+    (run / directory.METRICS).write_text(line)
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["sync", str(run), "--allow=reporting"])
+    assert caught.value.code == 2
+    assert "line 1 is no row of a record" in capsys.readouterr().err
+
+
 def test_sync_refuses_a_run_that_is_running(tmp_path, capsys):
     run = make_run(tmp_path / "run", writer(tmp_path / "out"))
     with directory.claim(run, directory.read_config(run), "blobs"):

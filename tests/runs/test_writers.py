@@ -5,6 +5,7 @@ import http.server
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import psutil
 import pytest
 
 from jaxkit import configs
+from jaxkit.errors import UsageError
 from jaxkit.runs import command, cursors, directory, record, tracking
 from tests.runs import test_loop
 from tests.runs.test_sending import STEPS, append, job, make_run
@@ -75,6 +77,18 @@ def test_an_event_file_that_was_damaged_or_removed_is_written_anew(tmp_path):
     assert [step for step, _ in scalars(run, "loss")] == list(range(1, STEPS + 1))
 
 
+@pytest.mark.parametrize("directory", ["/tmp/shared", "../shared", "a/../../shared"])
+def test_an_event_file_outside_of_its_run_is_refused(directory):
+    config = configs.freeze({"writers": (TENSORBOARD | {"directory": directory},)})
+    with pytest.raises(UsageError, match=r"directory: came '.*shared', wanted a place below the run's directory"):
+        cursors.check(config.writers)
+
+
+def test_an_event_file_may_lie_deep_in_its_run(tmp_path):
+    send(make_run(tmp_path / "run", TENSORBOARD | {"directory": "logs/events"}))
+    assert [path.parent.name for path in (tmp_path / "run").rglob("events.out.*")] == ["events"]
+
+
 @pytest.fixture
 def quiet_mlflow(monkeypatch):
     from jaxkit.writers import libraries
@@ -102,6 +116,9 @@ def test_mlflow_has_every_row_once_the_config_and_where_it_comes_from(tmp_path, 
     cursors.write(run, task, cursors.read(run, task)._replace(step=20, digest=None, closed=False))
     append(run, 24, STEPS)
     send(run)
+    # As if all had arrived, and only the end was missing.
+    cursors.write(run, task, cursors.read(run, task)._replace(closed=False))
+    send(run)
     client, found = mlflow_run(tmp_path)
     history = client.get_metric_history(found.info.run_id, "loss")
     assert sorted(metric.step for metric in history) == list(range(1, STEPS + 1))
@@ -114,6 +131,88 @@ def test_mlflow_has_every_row_once_the_config_and_where_it_comes_from(tmp_path, 
     assert found.data.params["writers.0.call"] == "jaxkit.writers.mlflow"
     assert found.data.tags["directory"] == str(run)
     assert found.data.tags["fingerprint"] == configs.fingerprint(directory.read_config(run))
+
+
+class Session:
+    """A session of W&B's, online: the server has had rows up to a step."""
+
+    def __init__(self, starting_step, fails):
+        self.starting_step, self.fails, self.codes = starting_step, fails, []
+
+    def log(self, values, step):
+        self.starting_step = step + 1
+
+    def finish(self, exit_code):
+        if self.fails:
+            raise TimeoutError("the server has gone")
+        self.codes.append(exit_code)
+
+
+def test_wandb_is_told_that_a_run_is_finished_also_where_only_its_end_was_missing(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    from jaxkit.runs import sending
+
+    run = make_run(tmp_path / "run", {"call": "jaxkit.writers.wandb", "mode": "online"})
+    first, said = Session(0, fails=True), []
+    monkeypatch.setattr(wandb, "init", lambda **settings: first)
+    sending.send(job(run, said))
+    assert "the server has gone" in said[0]
+    assert first.starting_step == STEPS + 1
+    second = Session(first.starting_step, fails=False)
+    monkeypatch.setattr(wandb, "init", lambda **settings: second)
+    send(run)
+    assert second.codes == [0]
+
+
+@pytest.mark.parametrize("kept", ["../../victim", "*", "", ["a"], "0a1b2c3d/../../../victim", 3])
+def test_what_wandb_kept_of_a_run_from_elsewhere_leads_to_no_other_directory(tmp_path, monkeypatch, kept):
+    wandb = pytest.importorskip("wandb")
+    run = make_run(tmp_path / "run", {"call": "jaxkit.writers.wandb"})
+    victims = [tmp_path / "victim", run / "wandb/offline-run-1-other", run / "wandb/offline-run-1-0a1b2c3d"]
+    for folder in (*victims, run / "wandb/offline-run-1-x"):
+        folder.mkdir(parents=True)
+    task = job(run).task
+    cursors.write(run, task, cursors.new(task)._replace(kept={"id": kept}))
+    found = []
+    monkeypatch.setattr(wandb, "init", lambda **settings: (found.append(settings["id"]), Session(0, False))[1])
+    send(run)
+    assert all(folder.is_dir() for folder in victims)
+    # It is of our form, and stays.
+    assert re.fullmatch("[0-9a-f]{8}", found[0])
+    assert cursors.read(run, task).kept["id"] == found[0]
+
+
+QUIET = """
+import os, sys
+connected = []
+asks = ("socket.connect", "socket.getaddrinfo")
+sys.addaudithook(lambda event, _: connected.append(event) if event in asks else None)
+from jaxkit import writers
+writers.mlflow, writers.wandb, writers.tensorboard
+assert not {"mlflow", "wandb", "tensorboard"} & sys.modules.keys()
+from jaxkit.writers import libraries
+libraries.keep_quiet()
+import mlflow, wandb
+from mlflow.telemetry import client, utils
+assert utils.is_telemetry_disabled()
+assert client.get_telemetry_client() is None
+assert not wandb.env.error_reporting_enabled()
+assert connected == []
+# It is we who turned it off: no library is off by itself here.
+del os.environ["MLFLOW_DISABLE_TELEMETRY"], os.environ["WANDB_ERROR_REPORTING"]
+assert not utils.is_telemetry_disabled()
+assert wandb.env.error_reporting_enabled()
+"""
+
+
+def test_the_telemetry_of_the_libraries_is_off_before_they_are_imported(tmp_path):
+    pytest.importorskip("wandb")
+    pytest.importorskip("mlflow")
+    # Nothing of this environment: that tests run, or where, turns some of it off too.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = [sys.executable, "-W", "ignore", "-c", QUIET]
+    done = subprocess.run(command, check=False, cwd=TOP, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 class Server(http.server.BaseHTTPRequestHandler):
