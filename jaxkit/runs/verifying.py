@@ -63,22 +63,23 @@ def newest(directory: Path, warn: Callable[[str], None]) -> int:
     Raises:
         UsageError: there are some and none is whole, or one cannot be read now.
     """
-    damage = None
+    damaged: list[str] = []
     try:
         for step in reversed(steps(directory)):
             damage = verify(directory / str(step))
             if damage is None:
                 return step
+            damaged.append(f"{step}: {damage}")
             warn(f"checkpoint {step} is damaged ({damage}) and passed over")
     except OSError as error:
         raise UsageError(
             f"{error.filename or directory}: cannot be read ({error.strerror}), and may be whole; start the same"
             " command again when it can, or move that checkpoint away to go on from the one before"
         ) from error
-    if damage is not None:
+    if damaged:
         raise UsageError(
-            f"{directory}: none of the checkpoints is whole ({step}: {damage}); restore one from a copy, or move"
-            " the directory away to start again from step 0"
+            f"{directory}: none of the checkpoints is whole ({'; '.join(damaged)}); restore one from a copy, or"
+            " move the directory away to start again from step 0"
         )
     return -1
 

@@ -211,7 +211,9 @@ def test_a_checkpoint_that_cannot_be_read_now_ends_the_start_and_nothing_is_lost
 def test_a_run_of_which_no_checkpoint_is_whole_is_not_started_over(run):
     for step in (20, 30):
         truncated(run / f"checkpoints/{step}/state-0.safetensors")
-    with pytest.raises(UsageError, match=r"checkpoints: none .* is whole \(20: state-0.*move the directory away"):
+    with pytest.raises(
+        UsageError, match=r"checkpoints: none .* is whole \(30: .*; 20: state-0.*move the directory away"
+    ):
         restore(run)
     assert checkpoints.steps(run / "checkpoints") == [20, 30]
     shutil.move(run / "checkpoints", run.parent / "away")

@@ -56,7 +56,9 @@ REFUSED = {
     "is not the data that this run was started with": other_data,
     "rows up to step 13 are missing or changed": fewer_rows,
     "does not match that of the run": lambda run: (run / assets.ASSETS / "a.txt").write_bytes(b"b"),
-    "none of the checkpoints is whole": damaged_checkpoints,
+    r"none of the checkpoints is whole \(13: .*, or move the directory away to start again from step 0$": (
+        damaged_checkpoints
+    ),
 }
 
 
