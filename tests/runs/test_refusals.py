@@ -42,6 +42,11 @@ def other_data(run: Path) -> None:
     files.write_json(run / directory.PROVENANCE, noted)
 
 
+def no_manifest(run: Path) -> None:
+    noted = files.read_json(run / directory.PROVENANCE)
+    files.write_json(run / directory.PROVENANCE, {**noted, "data": {"train": 3}})
+
+
 def fewer_rows(run: Path) -> None:
     rows = (run / directory.METRICS).read_bytes().splitlines(keepends=True)
     (run / directory.METRICS).write_bytes(rows[0])
@@ -54,6 +59,7 @@ def damaged_checkpoints(run: Path) -> None:
 
 REFUSED = {
     "is not the data that this run was started with": other_data,
+    r"config.data.train: is not the data .*: name: recorded None, found blobs": no_manifest,
     "rows up to step 13 are missing or changed": fewer_rows,
     "does not match that of the run": lambda run: (run / assets.ASSETS / "a.txt").write_bytes(b"b"),
     r"none of the checkpoints is whole \(13: .*, or move the directory away to start again from step 0$": (
