@@ -73,9 +73,8 @@ def train(
     step that is gone on from, once it is sure that the run can, and before anything is written.
 
     Raises:
-        UsageError: what the run directory holds cannot be gone on from; nothing was written.
+        UsageError: the run directory cannot be gone on from, or holds another state; nothing was written.
         OSError: the run directory cannot be written.
-        UsageError: the newest checkpoint holds another state than this recipe makes.
         Diverged: the loss or the parameters say that the run must end; the record has what is known.
     """
     layout, form, last = recipe.layout, feeding.choose_form(recipe, plan, config), config.num_steps
