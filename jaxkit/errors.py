@@ -7,6 +7,10 @@ class UsageError(ValueError):
     """A mistake that one line explains: the command line prints the line and exits with code 2."""
 
 
+class Busy(UsageError):
+    """Somebody else is at it: the same command works later, and the exit code says so (75, try again)."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """How a message about an unknown name goes on: with the nearest known one, where there is one.
 

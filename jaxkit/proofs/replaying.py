@@ -105,8 +105,7 @@ def _start(built: Recipe, config: Any, run: Path, planned: Plan, step: int) -> t
     root = jax.random.key(np.uint32(config.seed))
     key = random.named(root, "update")
     folder = run / directory.CHECKPOINTS
-    interval = jax.tree.map(lambda x: ledger.exact(np.zeros(x.shape, x.dtype)), planned.metrics["train"])
-    abstract = {"state": planned.state, "interval": interval}
+    abstract = {"state": planned.state, "interval": ledger.no_metrics(planned)}
     for number in reversed([found for found in checkpoints.steps(folder) if found < step]):
         if checkpoints.verify(folder / str(number)):
             continue

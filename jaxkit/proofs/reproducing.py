@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.proofs import aiming, children, comparing, environments, worktrees
-from jaxkit.runs import directory, files, process, provenance, record
+from jaxkit.runs import checkpoints, directory, files, process, provenance, record
 
 # Below it, runs that do not agree bit for bit are said to agree within tolerance; the number is said too.
 TOLERANCE = 1e-3
@@ -108,6 +108,10 @@ def _checked(
     recorded = [row["step"] for row in record.read(run / directory.METRICS)]
     if not recorded:
         raise UsageError(f"{run}: has recorded no step yet; there is nothing to compare with")
+    for saved in checkpoints.steps(run / directory.CHECKPOINTS)[-1:]:
+        # What is compared with must be what the run has written.
+        manifest = checkpoints.manifest(run / directory.CHECKPOINTS, saved)
+        record.beginning(run / directory.METRICS, after=saved, noted=manifest)
     if steps is not None and steps < 1:
         raise UsageError(f"--steps: came {steps}, wanted at least 1")
     if keep is not None and keep.exists():

@@ -7,7 +7,7 @@ from typing import Any
 from jaxkit import configs
 from jaxkit.reports.gather import Run
 from jaxkit.reports.html import Markup, element, folded, joined, section, table
-from jaxkit.runs import compare, evaluations, text
+from jaxkit.runs import compare, evaluations, files, text
 
 _TIMING = {
     "steps_per_second": "steps/s",
@@ -102,7 +102,7 @@ def provenance(runs: Sequence[Run]) -> Markup:
     for run in runs:
         if run.patch.strip():
             parts.append(folded(f"dirty.patch of {run.name}", element("pre", run.patch)))
-    packages = [compare.part(run.provenance, "packages") for run in runs]
+    packages = [files.part(run.provenance, "packages") for run in runs]
     names = dict.fromkeys(sorted((name for entries in packages for name in entries), key=str.lower))
     if names:
         versions = [(name, *(entries.get(name, "") for entries in packages)) for name in names]
@@ -123,10 +123,10 @@ def timing(runs: Sequence[Run]) -> Markup | None:
 
 def _origin(run: Run) -> Iterator[tuple[str, str]]:
     told = run.provenance
-    git = compare.part(told, "git")
+    git = files.part(told, "git")
     if "commit" in git:
         yield "commit", f"{git['commit']}{' with changes' if git.get('dirty') else ''}"
-    for split, manifest in compare.part(told, "data").items():
+    for split, manifest in files.part(told, "data").items():
         if isinstance(manifest, dict):
             sha256 = str(manifest.get("sha256"))[:12]
             name = f"{manifest.get('name')} {manifest.get('version')}"

@@ -17,26 +17,37 @@ SAMPLES = "samples.txt"
 _LINES_SHOWN = 24
 
 
-def keep(folder: Path, assets: Callable[[], Mapping[str, bytes]] | None) -> None:
-    """Writes the assets into a run directory, or finds that they are the ones which it was started with.
+def check(folder: Path, assets: Callable[[], Mapping[str, bytes]] | None) -> dict[Path, bytes]:
+    """Finds that the assets in a run directory are those of this start; gives what is not there yet, by its place.
 
     Raises:
         UsageError: they are others; a name that is no file name.
-        OSError: they cannot be written.
     """
+    missing: dict[Path, bytes] = {}
     for name, content in (assets() if assets is not None else {}).items():
         path = folder / ASSETS / name
         if Path(name).name != name:
             raise UsageError(f"assets: came {name!r}, wanted the name of a file")
         if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            files.write_bytes(path, content)
+            missing[path] = content
         elif path.read_bytes() != content:
             raise UsageError(
                 f"assets: the {Path(name).stem} of this config and data does not match that of the run ({path});"
                 " restore the data and the packages that the run was started with, or start afresh with another"
                 " --workdir=DIR"
             )
+    return missing
+
+
+def keep(missing: Mapping[Path, bytes]) -> None:
+    """Writes the assets that are not there yet.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    for path, content in missing.items():
+        path.parent.mkdir(exist_ok=True)
+        files.write_bytes(path, content)
 
 
 def leave(

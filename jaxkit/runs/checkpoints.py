@@ -9,7 +9,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +18,26 @@ import numpy as np
 
 from jaxkit.checks import path_of
 from jaxkit.errors import UsageError
-from jaxkit.runs import arrays, files, together
-
-MANIFEST = "manifest.json"
+from jaxkit.runs import arrays, files, together, verifying
+from jaxkit.runs.verifying import MANIFEST as MANIFEST
+from jaxkit.runs.verifying import manifest as manifest
+from jaxkit.runs.verifying import steps as steps
+from jaxkit.runs.verifying import verify as verify
 
 
 def save(
-    directory: Path, step: int, tree: Any, *, keep: int = 2, digest: str = "", sharded: bool | None = None
+    directory: Path,
+    step: int,
+    tree: Any,
+    *,
+    noted: Mapping[str, str] = {},
+    damaged: Collection[int] = (),
+    sharded: bool | None = None,
 ) -> None:
-    """Writes `tree` as the checkpoint of a step, then deletes all but the newest `keep` up to it.
+    """Writes `tree` as the checkpoint of a step, then deletes all but this and the whole one before it.
 
-    Waits until everything is on the disk. What is of later steps was passed over as damaged, and what
-    has no manifest was left behind by a kill: both go too. `digest` is that of the record at this step.
+    Waits until everything is on the disk. Of other steps those go that are `damaged`, and up to this one what a
+    kill has left behind without a manifest. `noted` says what the record holds, and stands in the manifest.
 
     With many processes each calls this and writes its part of what is sharded; the directory is one that all
     share. Process 0 does the rest. `sharded`: whether Orbax writes; None: where there are many processes.
@@ -48,11 +56,11 @@ def save(
             _check_free(target, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
         if jax.process_count() > 1 if sharded is None else sharded:
             _save_sharded(target, tree)
-            hashes = _hashes(target) if leads else {}
+            hashes = verifying.hashes(target) if leads else {}
         else:
             hashes = arrays.write(target, tree)
         if leads:
-            files.write_json(target / MANIFEST, {"step": step, "digest": digest, "files": hashes})
+            files.write_json(target / MANIFEST, {"step": step, **noted, "files": hashes})
     except BaseException:
         if leads:
             shutil.rmtree(target, ignore_errors=True)
@@ -60,9 +68,10 @@ def save(
     if not leads:
         return
     files.sync_directory(directory)
-    kept = [found for found in steps(directory) if found <= step][-keep:]
+    before = [found for found in steps(directory) if found < step and found not in damaged]
+    gone = lambda number: (number < step or number in damaged) and number not in (*before[-1:], step)
     for path in directory.iterdir():
-        if _is_step(path) and int(path.name) not in kept:
+        if verifying.is_step(path) and gone(int(path.name)):
             _remove(path)
 
 
@@ -117,46 +126,24 @@ def check_room(directory: Path, state_bytes: int) -> None:
         )
 
 
-def steps(directory: Path) -> list[int]:
-    """The steps with a complete checkpoint, oldest first.
-
-    Example:
-        >>> steps(Path("there_is_no_such_directory"))
-        []
-    """
-    found = directory.glob(f"*/{MANIFEST}")
-    return sorted(int(path.parent.name) for path in found if _is_step(path.parent))
-
-
-def _is_step(path: Path) -> bool:
-    return re.fullmatch(r"0|[1-9][0-9]*", path.name) is not None
-
-
-def record_digest(directory: Path, step: int) -> str | None:
-    """The digest that the record had when a step's checkpoint was written; None where it was not noted.
-
-    Example:
-        >>> record_digest(Path("there_is_no_such_directory"), 3)
-    """
-    return (files.read_json(directory / str(step) / MANIFEST) or {}).get("digest")
-
-
 def restore(
     directory: Path, abstract: Any, warn: Callable[[str], None], shardings: Mapping[str, Any] | None = None
 ) -> tuple[int, Any] | None:
     """The newest checkpoint that is what its manifest says, as numpy arrays; None where there is none.
 
     `abstract` is a dict of pytrees of shapes and dtypes; for a name in `shardings` the arrays are put on the
-    devices, where it says. A damaged checkpoint is named through `warn`, and passed over. With many processes
-    each calls this, and process 0 chooses for all.
+    devices, where it says. A damaged checkpoint is named through `warn`, and passed over; where none is whole,
+    or one cannot be read, that is for the user to decide. With many processes each calls this, and process 0
+    chooses for all.
 
     Returns:
         (step, tree).
 
     Raises:
+        UsageError: there are checkpoints and none is whole, or one cannot be read now.
         ValueError: a whole checkpoint holds another structure than `abstract`.
     """
-    step = together.from_first(_newest(directory, warn) if jax.process_index() == 0 else 0)
+    step = together.from_first(verifying.newest(directory, warn) if jax.process_index() == 0 else 0)
     return None if step < 0 else (step, _read(directory / str(step), abstract, shardings or {}))
 
 
@@ -167,37 +154,6 @@ def load(checkpoint: Path, abstract: Any) -> Any:
         ValueError: it holds another structure.
     """
     return _read(checkpoint, abstract, {})
-
-
-def _newest(directory: Path, warn: Callable[[str], None]) -> int:
-    for step in reversed(steps(directory)):
-        damage = verify(directory / str(step))
-        if damage is None:
-            return step
-        warn(f"checkpoint {step} is damaged ({damage}) and passed over")
-    return -1
-
-
-def verify(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, None where every file is what the manifest says."""
-    try:
-        manifest = files.read_json(checkpoint / MANIFEST) or {}
-        found = _hashes(checkpoint)
-    except UsageError:
-        return f"{MANIFEST} is not readable"
-    except OSError as error:
-        return f"{error.filename or checkpoint}: {error.strerror}"
-    wanted = manifest.get("files")
-    if not isinstance(wanted, dict) or not wanted:
-        return f"{MANIFEST} names no files"
-    if str(manifest.get("step")) != checkpoint.name:
-        return f"it is that of step {manifest.get('step')}"
-    for name in sorted({*wanted, *found}):
-        if name not in found:
-            return f"{name} is missing"
-        if wanted.get(name) != found[name]:
-            return f"{name} is not what was written"
-    return None
 
 
 def _read(checkpoint: Path, abstract: Any, shardings: Mapping[str, Any]) -> Any:
@@ -228,8 +184,3 @@ def _read(checkpoint: Path, abstract: Any, shardings: Mapping[str, Any]) -> Any:
 def _put(tree: Any, shardings: Any) -> Any:
     place = lambda leaf, sharding: jax.make_array_from_callback(leaf.shape, sharding, leaf.__getitem__)
     return jax.tree.map(place, tree, shardings)
-
-
-def _hashes(checkpoint: Path) -> dict[str, str]:
-    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path != checkpoint / MANIFEST)
-    return dict(zip((str(path.relative_to(checkpoint)) for path in paths), arrays.sha256(paths)))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxkit.runs import repository
+from jaxkit.runs import files, repository
 
 PATCH = "dirty.patch"
 
@@ -17,8 +17,7 @@ def state(workdir: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
         >>> state(Path("there_is_no_such_directory"), {"git": {"commit": "0a1b", "dirty": False}})
         {'commit': '0a1b', 'dirty': False, 'patch': ''}
     """
-    git = provenance.get("git")
-    git = git if isinstance(git, dict) else {}
+    git = files.part(provenance, "git")
     try:
         patch = (workdir / PATCH).read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxkit import configs
-from jaxkit.errors import UsageError
+from jaxkit.errors import Busy, UsageError
 from jaxkit.runs import distributed, flags, process
 from jaxkit.runs.peers import FAILED, OK, TRY_AGAIN, USAGE
 
@@ -45,13 +45,20 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
         if given.distributed is None:
             with process.asked_to_stop():
                 sys.exit(run(recipe, config, **names))  # type: ignore[arg-type]
-        with distributed.worker(given.distributed, ours=argv is sys.argv) as worker, explained(debug=given.debug):
+        with (
+            distributed.worker(given.distributed, ours=argv is sys.argv) as worker,
+            # Who leaves with another code is waited for by those that were not refused.
+            explained(debug=given.debug, busy=USAGE),
+        ):
             sys.exit(run(recipe, config, **names, worker=worker))  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
-def explained(*, debug: bool) -> Iterator[None]:
-    """Turns a mistake of the user's into one line and exit code 2; `debug` lets the traceback through."""
+def explained(*, debug: bool, busy: int = TRY_AGAIN) -> Iterator[None]:
+    """Turns a mistake of the user's into one line and exit code 2; `debug` lets the traceback through.
+
+    Where only somebody else is at work, the exit code is `busy`.
+    """
     try:
         yield
     except (UsageError, OSError) as error:
@@ -59,11 +66,12 @@ def explained(*, debug: bool) -> Iterator[None]:
             raise
         from jaxkit.runs import files, text
 
+        code = busy if isinstance(error, Busy) else USAGE
         if isinstance(error, OSError):
             error = files.explain(error, "reading or writing a file")
         sys.stdout.flush()
         print(text.printable(f"error: {error}"), file=sys.stderr)
-        sys.exit(USAGE)
+        sys.exit(code)
     except KeyboardInterrupt:
         print("interrupted; start the same command again", file=sys.stderr)
         sys.exit(TRY_AGAIN)
@@ -107,7 +115,7 @@ def run(
     """
     from rich.console import Console
 
-    from jaxkit.runs import checkpoints, cursors, directory, memory, results, stopping, tracking
+    from jaxkit.runs import checkpoints, cursors, directory, memory, results, stopping
 
     fingerprint = configs.fingerprint(config)
     folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
@@ -123,7 +131,7 @@ def run(
     import jax
 
     from jaxkit.recipe import plan
-    from jaxkit.runs import together
+    from jaxkit.runs import leading, together
 
     built = compose(recipe, config)
     # The preflight and the loop trace them once between them.
@@ -137,15 +145,11 @@ def run(
         cursors.check(config.writers)
     examples = {split: source.open() for split, source in built.data.items()}
     worker.says(directory=str(folder.absolute()))
-    with (
-        directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as changed
-    ):
+    begun: list[int] = []
+    with directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as claim:
         try:
-            if worker.leads:
-                for path, before, now in changed or ():
-                    console.print(f"config.{path} was {before!r}, is now {now!r}")
-                with tracking.beside(folder, config.writers, console) as finish:
-                    code = _train(built, config, planned, examples, folder, console, finish, fingerprint, worker)
+            if claim is not None:
+                code = leading.train(built, config, planned, examples, folder, console, claim, begun, worker)
             else:
                 code = _follow(built, config, planned, examples, folder, console, worker)
         except stopping.Diverged as error:
@@ -155,7 +159,8 @@ def run(
             worker.doubts(error)
             with contextlib.suppress(OSError):
                 status = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-                if worker.leads:
+                # What is refused before the run goes on stays as it stood.
+                if begun:
                     directory.set_status(folder, status=status)
             raise
     if code == OK and worker.leads:
@@ -182,59 +187,3 @@ def _follow(recipe, config, plan, examples, folder: Path, console, worker: distr
             recipe, config, plan, examples, folder, show=show, stopped=stopped.is_set, worker=worker
         )
     return TRY_AGAIN if outcome.step < config.num_steps else OK
-
-
-def _train(
-    recipe, config, plan, examples, folder: Path, console, finish, fingerprint: str, worker: distributed.Worker
-) -> int:
-    from jaxkit.runs import assets, digest, directory, feeding, files, loop, progress, provenance
-
-    assets.keep(folder, recipe.assets)
-    manifests = {split: opened.manifest for split, opened in examples.items()}
-    provenance.check_same_data(folder, manifests)
-    form = feeding.choose_form(recipe, plan, config)
-    console.print(
-        f"{plan.num_parameters:,} parameters; "
-        + ", ".join(f"{opened.size:,} examples in {split}" for split, opened in examples.items())
-        + f"; {form.steps_per_call} step{'s' * (form.steps_per_call > 1)} a call ({form.reason})"
-    )
-    directory.set_status(folder, status="running")
-
-    def note() -> None:
-        try:
-            noted = provenance.collect(fingerprint=fingerprint, seed=config.seed, manifests=manifests)
-            provenance.note(folder, {**noted, "form": form._asdict()})
-        except Exception as error:  # whatever it is: the numbers of the run are as good without
-            console.print(f"warning: {directory.PROVENANCE}: {type(error).__name__}: {error}", soft_wrap=True)
-
-    with contextlib.ExitStack() as ending, process.signals() as stopped:
-        # Git and package versions take a moment; the first program compiles meanwhile.
-        ending.callback(process.in_background(note))
-        outcome = loop.train(
-            recipe,
-            config,
-            plan,
-            examples,
-            folder,
-            show=lambda step: progress.progress(console, start=step, num_steps=config.num_steps),
-            stopped=stopped.is_set,
-            worker=worker,
-        )
-    timing = {**outcome.timing, "to_first_step": outcome.first_step_at, "total": process.age()}
-    done = {
-        "step": outcome.step,
-        "timing": {name: value and round(value, 4) for name, value in timing.items()},
-    }
-    if outcome.step < config.num_steps:
-        directory.set_status(folder, status="interrupted", **done)
-        finish()
-        console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
-        console.print(str(folder), soft_wrap=True)
-        return TRY_AGAIN
-    for split, metrics in outcome.evaluations.items():
-        directory.write_evaluation(folder, split, outcome.step, metrics)
-    assets.leave(recipe, config, outcome.state, examples, folder, console)
-    sha256 = digest.sha256(outcome.state.params)
-    directory.set_status(folder, status="finished", params_sha256=sha256, **done)
-    files.sync_directory(folder)
-    return OK

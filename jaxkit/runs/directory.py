@@ -4,12 +4,12 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from jaxkit import configs
-from jaxkit.errors import UsageError
+from jaxkit.errors import Busy, UsageError
 from jaxkit.runs import evaluations, files, ownership, rows
 from jaxkit.runs.evaluations import EVALUATION as EVALUATION
 from jaxkit.runs.evaluations import write as write_evaluation  # noqa: F401
@@ -58,16 +58,24 @@ def check(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequenc
         )
 
 
+class Claim(NamedTuple):
+    """What is known of a directory that is this process's.
+
+    changed: the changes of the config that were allowed: (path, what it was, what it is now); not yet written
+    check:   () -> None; looks again that it is; raises Busy
+    """
+
+    changed: list[configs.Difference]
+    check: Callable[[], None]
+
+
 @contextlib.contextmanager
-def claim(
-    workdir: Path, config: configs.Frozen, experiment: str, allow: Sequence[str] = ()
-) -> Iterator[list[configs.Difference]]:
+def claim(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequence[str] = ()) -> Iterator[Claim]:
     """Makes the directory this run's, or finds that it is; nobody else may write in it meanwhile.
 
-    Gives the changes of the config that `allow` let pass: (path, what it was, what it is now).
-
     Raises:
-        UsageError: another run's directory, another process is writing in it, no permission.
+        UsageError: another run's directory, no permission.
+        Busy: another process is writing in it.
     """
     check(workdir, config, experiment, allow)
     try:
@@ -77,40 +85,33 @@ def claim(
         raise files.explain(error, "workdir") from error
     with lock:
         if not _locked(lock):
-            raise UsageError(
+            raise Busy(
                 f"workdir: another process is writing in {workdir}; wait for it,"
                 " or choose another with --workdir=DIR"
             )
-        with ownership.held(workdir):
+        with ownership.held(workdir) as still:
             # Again, now that nobody else can change it.
             check(workdir, config, experiment, allow)
-            for path in workdir.rglob(".*"):
-                if files.is_temporary(path):
-                    path.unlink()
-            changed = configs.differences(read_config(workdir), config) if is_run(workdir) else []
-            if not is_run(workdir) or changed:
+            _clear(workdir)
+            if not is_run(workdir):
                 try:
+                    new = {"format": FORMAT, "status": "running", "step": 0, "experiment": experiment}
+                    files.write_json(workdir / STATUS, new)
                     # The config comes last: it is what makes the directory a run's.
-                    if not changed:
-                        new = {"format": FORMAT, "status": "running", "step": 0, "experiment": experiment}
-                        files.write_json(workdir / STATUS, new)
-                    else:
-                        _note_changes(workdir, changed)
                     files.write_text(workdir / CONFIG, configs.to_json(config))
                 except OSError as error:
                     raise files.explain(error, "workdir") from error
-            yield changed
+            yield Claim(configs.differences(read_config(workdir), config), still)
 
 
-def _note_changes(workdir: Path, changed: Sequence[configs.Difference]) -> None:
-    """Keeps for good what a run's config was before it was changed: a killed process must not lose that."""
-    found = files.read_json(workdir / PROVENANCE) or {}
-    recorded = rows.read(workdir / METRICS)
-    new = {
-        "after_step": recorded[-1]["step"] if recorded else 0,
-        "changed": [list(map(str, (p, repr(a), repr(b)))) for p, a, b in changed],
-    }
-    files.write_json(workdir / PROVENANCE, {**found, "config_changes": [*found.get("config_changes", []), new]})
+def _clear(workdir: Path) -> None:
+    """Deletes what killed processes were in the middle of writing."""
+    for top, folders, names in os.walk(workdir):
+        # A process for the writers outlives a run that was killed, and may be at work there.
+        folders[:] = [name for name in folders if name != "writers"]
+        for path in (Path(top, name) for name in names):
+            if files.is_temporary(path):
+                path.unlink(missing_ok=True)
 
 
 def _locked(lock: IO[str]) -> bool:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,28 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(found, dict):
         raise damaged(path, f"came {type(found).__name__}, wanted an object")
     return found
+
+
+def part(tree: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What stands under a name of a file that hands may have edited: a dict, empty where it is none.
+
+    Example:
+        >>> part({"git": None}, "git")
+        {}
+    """
+    found = tree.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def parts(tree: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """The dicts of a list that stands under such a name, empty where it is none.
+
+    Example:
+        >>> parts({"resumed": [{"seed": 0}, 3]}, "resumed"), parts({"resumed": 3}, "resumed")
+        ([{'seed': 0}], [])
+    """
+    found = tree.get(name)
+    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
 
 
 def damaged(path: Path, what: str) -> UsageError:

@@ -135,7 +135,7 @@ def _entry(place: Place) -> dict[str, Any]:
     try:
         recorded = rows.read(place.path / directory.METRICS)
         summary = directory.summary(place.path, recorded)
-        code = (files.read_json(place.path / directory.PROVENANCE) or {}).get("git")
+        code = files.part(files.read_json(place.path / directory.PROVENANCE) or {}, "git")
         # It was read as a config already: whole, and canonical or made so by hand.
         config = files.read_json(place.path / directory.CONFIG)
         wall = recorded[-1].get("wall") if recorded else None
@@ -149,7 +149,7 @@ def _entry(place: Place) -> dict[str, Any]:
         "summary": summary,
         "config": config,
         "values": values,
-        "commit": code.get("commit") if isinstance(code, dict) else None,
+        "commit": code.get("commit"),
         "updated": rows.finite(wall),
         "spark": spark(recorded),
     }

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxkit.means import add
+from jaxkit.recipe import Plan
 from jaxkit.runs import record, stopping
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Metrics
@@ -161,6 +162,11 @@ def ledger(
 def on_host(metrics: Metrics) -> Metrics:
     """Additive metrics as numpy arrays, wide enough to sum many."""
     return jax.tree.map(exact, jax.device_get(metrics))
+
+
+def no_metrics(plan: Plan) -> Metrics:
+    """The metrics of an interval without a step, on the host."""
+    return jax.tree.map(lambda x: exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
 
 
 def exact(x: Any) -> np.ndarray:

@@ -63,21 +63,27 @@ def train(
     workdir: Path,
     *,
     show: Callable[[int], Progress],
+    begins: Callable[[int], None] = lambda step: None,
     stopped: Callable[[], bool] = lambda: False,
     worker: distributed.Worker = distributed.ALONE,
 ) -> Outcome:
     """Trains from the newest checkpoint (or from the start) to the last step, or until `stopped()`.
 
-    Of many processes (`worker`) each does this, and stops where `stopped()` is true in one.
+    Of many processes (`worker`) each does this, and stops where `stopped()` is true in one. `begins` is told the
+    step that is gone on from, once it is sure that the run can, and before anything is written.
 
     Raises:
+        UsageError: the run directory cannot be gone on from, or holds another state; nothing was written.
         OSError: the run directory cannot be written.
-        UsageError: the newest checkpoint holds another state than this recipe makes.
         Diverged: the loss or the parameters say that the run must end; the record has what is known.
     """
     layout, form, last = recipe.layout, feeding.choose_form(recipe, plan, config), config.num_steps
     warnings: list[str] = []
     saved_at, saved = _restore(recipe, plan, workdir, warnings.append)
+    begun = _begun(workdir, saved_at)
+    # What is behind the newest whole one was passed over.
+    damaged = [step for step in checkpoints.steps(workdir / directory.CHECKPOINTS) if step > saved_at]
+    begins(saved_at)
     guard = retraces.guard()
     watched = recipe._replace(
         update=guard.watch("update", recipe.update), evaluate=guard.watch("evaluate", recipe.evaluate)
@@ -99,11 +105,11 @@ def train(
         num_devices=layout.num_devices,
     )
     fold, stopped = jax.jit(digest.fold), together.agreed(stopped)
-    saver = saving.saver(workdir / directory.CHECKPOINTS)
+    saver = saving.saver(workdir / directory.CHECKPOINTS, damaged)
 
     with (
         contextlib.closing(show(saved_at)) as progress,
-        contextlib.closing(_recorder(workdir, saved_at)) as recorder,
+        contextlib.closing(_recorder(workdir, saved_at, begun)) as recorder,
         contextlib.closing(
             ledger.ledger(config, recorder, progress, interval, _judge(config, workdir, saved_at))
         ) as rows,
@@ -155,7 +161,7 @@ def train(
                     stopping.check(state.params, step, config)
                     recorder.sync()
                     saved = {"state": state, "interval": rows.interval()}
-                    saver.save(step, saved, recorder.digest())
+                    saver.save(step, saved, recorder.noted())
         jax.block_until_ready(state)
         worker.rest()
         with timer.pause():
@@ -175,11 +181,13 @@ def _restore(
     recipe: Recipe, plan: Plan, workdir: Path, warn: Callable[[str], None]
 ) -> tuple[int, dict[str, Any] | None]:
     """The step of the newest checkpoint and what is in it: the state, the metrics of the interval; (0, None)."""
-    abstract = {"state": plan.state, "interval": _no_metrics(plan)}
+    abstract = {"state": plan.state, "interval": ledger.no_metrics(plan)}
     shardings = recipe.layout.shardings
     split = {"state": shardings(plan.state)} if shardings is not None and jax.process_count() > 1 else None
     try:
         saved = checkpoints.restore(workdir / directory.CHECKPOINTS, abstract, warn, split)
+    except UsageError:
+        raise
     except ValueError as error:
         text = str(error).splitlines()[0]
         raise UsageError(
@@ -201,14 +209,10 @@ def _begin(recipe: Recipe, config: Any, plan: Plan, saved: dict[str, Any] | None
     # One program for all of it: op by op it takes longer than compiling the update.
     start = lambda seed: (recipe.init(key_of(seed, "init")), key_of(seed, "update"))
     if shardings is None:
-        return *put_state(jax.jit(start)(seed)), _no_metrics(plan)
+        return *put_state(jax.jit(start)(seed)), ledger.no_metrics(plan)
     # Made where it belongs: no device need hold all of it.
     shapes = (plan.state, jax.eval_shape(start, seed)[1])
-    return *jax.jit(start, out_shardings=tuple(map(shardings, shapes)))(seed), _no_metrics(plan)
-
-
-def _no_metrics(plan: Plan) -> Metrics:
-    return jax.tree.map(lambda x: ledger.exact(np.zeros(x.shape, x.dtype)), plan.metrics["train"])
+    return *jax.jit(start, out_shardings=tuple(map(shardings, shapes)))(seed), ledger.no_metrics(plan)
 
 
 def _compile(update: Any, layout: Layout, state: State, call: tuple[int, Any] | None) -> None:
@@ -230,9 +234,16 @@ def _judge(config: Any, workdir: Path, saved_at: int) -> Callable[[Any, bool], s
     return stopping.judge(config, [row["loss"] for row in rows if "loss" in row and row["step"] <= saved_at])
 
 
-def _recorder(workdir: Path, saved_at: int) -> record.Recorder:
-    """The record, to go on after the checkpoint; it must hold what the checkpoint says that it held."""
+def _begun(workdir: Path, saved_at: int) -> record.Beginning | None:
+    """The rows up to the checkpoint, which must be those that it has noted; None where another process writes."""
     if jax.process_index() != 0:
+        return None
+    noted = checkpoints.manifest(workdir / directory.CHECKPOINTS, saved_at)
+    return record.beginning(workdir / directory.METRICS, after=saved_at, noted=noted)
+
+
+def _recorder(workdir: Path, saved_at: int, begun: record.Beginning | None) -> record.Recorder:
+    """The record, to go on after the checkpoint."""
+    if begun is None:
         return record.nowhere()
-    newest = checkpoints.record_digest(workdir / directory.CHECKPOINTS, saved_at)
-    return record.recorder(workdir / directory.METRICS, after=saved_at, newest=newest)
+    return record.recorder(workdir / directory.METRICS, after=saved_at, begun=begun)

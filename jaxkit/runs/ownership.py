@@ -2,37 +2,43 @@
 
 On one machine the lock of the file system decides (`directory.claim`), and a killed process loses it at once. Not
 every shared file system takes a lock on one machine for those on another; so whoever writes also leaves a file
-with its name, and touches it every few seconds. One that nobody has touched for a minute is of a process that is
-gone.
+with its name, looks every second that it is still there, and touches it every few. One that nobody has touched for
+a minute is of a process that is gone, or of a machine that sleeps: that finds another name when it wakes up, and
+ends.
 """
 
 import contextlib
+import itertools
 import json
 import os
 import platform
 import socket
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxkit.errors import UsageError
+from jaxkit.errors import Busy
 from jaxkit.runs import files
+from jaxkit.runs.peers import TRY_AGAIN
 
 OWNER = ".owner"
-SECONDS_BETWEEN_TOUCHES = 10.0
+SECONDS_BETWEEN_LOOKS = 1.0
+LOOKS_FOR_A_TOUCH = 10
 SECONDS_UNTIL_GONE = 60.0
 
 
 @contextlib.contextmanager
-def held(workdir: Path) -> Iterator[None]:
-    """Leaves this process's name in a directory, and keeps it fresh.
+def held(workdir: Path) -> Iterator[Callable[[], None]]:
+    """Leaves this process's name in a directory, and keeps it fresh; ends the process where another's is there.
 
-    To be called by whoever has the lock, so that a name of this machine is that of a process that is gone.
+    To be called by whoever has the lock, so that a name of this machine is that of a process that is gone. What it
+    gives looks at once, and raises Busy: of two that began in the same moment, one is found out.
 
     Raises:
-        UsageError: a process of another machine writes there.
+        Busy: a process of another machine writes there.
         OSError: it cannot be written.
 
     Example:
@@ -49,7 +55,7 @@ def held(workdir: Path) -> Iterator[None]:
         age = _age(path, workdir)
         # Of a clock that was set back, what was touched lies in the future, and whoever lives touches it again.
         if abs(age) < SECONDS_UNTIL_GONE:
-            raise UsageError(
+            raise Busy(
                 f"workdir: process {owner.get('pid')} of {owner.get('host')} is writing in {workdir}"
                 f" ({max(age, 0):.0f} s ago); wait for it (if it was killed, for {SECONDS_UNTIL_GONE:.0f} s),"
                 " or choose another with --workdir=DIR"
@@ -57,21 +63,47 @@ def held(workdir: Path) -> Iterator[None]:
     files.write_text(path, json.dumps(mine))
     stopped = threading.Event()
 
-    def touch() -> None:
-        while not stopped.wait(SECONDS_BETWEEN_TOUCHES):
-            with contextlib.suppress(OSError):
-                os.utime(path)
+    def check() -> None:
+        found = _read(path)
+        if found != mine:
+            whose = (
+                f"process {found.get('pid')} of {found.get('host')} writes in it" if found else "its name is gone"
+            )
+            raise Busy(
+                f"workdir: {workdir} is no longer this process's: {whose}; start the same command again when"
+                " nobody does, or choose another with --workdir=DIR"
+            )
 
-    thread = threading.Thread(target=touch, daemon=True)
+    def watch() -> None:
+        for look in itertools.count(1):
+            if stopped.wait(SECONDS_BETWEEN_LOOKS):
+                return
+            try:
+                check()
+                if look % LOOKS_FOR_A_TOUCH == 0:
+                    os.utime(path)
+            except Busy as error:
+                _leave(error)
+            except OSError:
+                pass  # the file system does not answer: no word about who writes
+
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        yield check
     finally:
         stopped.set()
         thread.join()
-        if _read(path) == mine:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if _read(path) == mine:
                 path.unlink()
+
+
+def _leave(error: Busy) -> None:
+    # A progress bar has hidden the cursor.
+    print("\x1b[?25h" * sys.stderr.isatty() + f"error: {error}", file=sys.stderr, flush=True)
+    # At once, as if it were killed: what it would still write is another's.
+    os._exit(TRY_AGAIN)
 
 
 def elsewhere(workdir: Path) -> bool:
@@ -99,7 +131,7 @@ def _machine() -> dict[str, str]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
 

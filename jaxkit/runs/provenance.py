@@ -110,7 +110,7 @@ def check_same_data(folder: Path, manifests: Mapping[str, Any]) -> None:
 
     before = read(folder).get("data", {})
     for split, manifest in manifests.items():
-        found = differences(before[split], manifest) if split in before else []
+        found = differences(files.part(before, split), manifest) if split in before else []
         if found:
             raise UsageError(
                 f"config.data.{split}: is not the data that this run was started with: {found[0]};"

@@ -1,5 +1,6 @@
 """`metrics.jsonl`: what a run saw, one row for each recorded step, whatever was killed on the way."""
 
+import hashlib
 import json
 import math
 import os
@@ -23,13 +24,13 @@ class Recorder(NamedTuple):
     append: (step, {name: float | None}, fold of the parameters, speed, more=False) -> the row; the speed
             ({name: number}, steps/s and what goes with it) is beside the values, and no part of the digest;
             with more=True another row follows at once, and the file may get both together
-    digest: () -> the newest row's digest
+    noted:  () -> what a checkpoint says of the record so far: the newest row's digest, and the SHA-256 of all rows
     sync:   () -> None; what was appended is on the disk when it returns
     close:  () -> None
     """
 
     append: Callable[..., dict[str, Any]]
-    digest: Callable[[], str]
+    noted: Callable[[], dict[str, str]]
     sync: Callable[[], None]
     close: Callable[[], None]
 
@@ -41,27 +42,51 @@ def nowhere() -> Recorder:
         >>> nowhere().append(1, {"loss": 0.5}, 7, {})
         {}
     """
-    return Recorder(lambda *row, more=False: {}, lambda: "", lambda: None, lambda: None)
+    return Recorder(lambda *row, more=False: {}, lambda: {}, lambda: None, lambda: None)
 
 
-def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
-    """Opens the record to go on after step `after`: later rows, and a torn last line, are cut off.
+class Beginning(NamedTuple):
+    """The rows of a record up to some step, as they stand in the file, and the digest of the last."""
 
-    `newest` is the digest that the chain had at that step, where it is known.
+    content: bytes
+    digest: str
+
+
+def beginning(path: Path, *, after: int, noted: Mapping[str, Any] = {}) -> Beginning:
+    """The rows up to step `after`, if they are those which the checkpoint of that step has `noted`.
 
     Raises:
         UsageError: rows up to that step are missing or changed.
-        OSError: the file cannot be written.
+
+    Example:
+        >>> beginning(Path("there_is_no_such_file"), after=5)
+        Beginning(content=b'', digest='')
     """
-    whole = [row for row in rows.begin(path)[0] if row["step"] <= after]
-    found = whole[-1]["digest"] if whole else ""
-    if newest not in (None, found):
+    content = path.read_bytes() if path.exists() else b""
+    whole = [row for row in rows.parse(content)[0] if row["step"] <= after]
+    kept = b"".join(line + b"\n" for line in content.split(b"\n")[: len(whole)])
+    found = {"digest": whole[-1]["digest"] if whole else "", "record_sha256": hashlib.sha256(kept).hexdigest()}
+    # An older jaxkit has noted the digest alone.
+    if any(noted.get(name, value) != value for name, value in found.items()):
         raise UsageError(
             f"{path}: rows up to step {after} are missing or changed, the checkpoint goes on from others;"
             f" restore the file, or move {path.parent} away and start the same command again"
         )
+    return Beginning(kept, found["digest"])
+
+
+def recorder(path: Path, *, after: int, begun: Beginning | None = None) -> Recorder:
+    """Opens the record to go on after step `after`: later rows, and a torn last line, are cut off.
+
+    `begun` are the rows up to there, where they were read already.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    content, found = begun or beginning(path, after=after)
+    hashed = hashlib.sha256(content)
     if path.exists():
-        files.write_text(path, "".join(json.dumps(row) + "\n" for row in whole))
+        files.write_bytes(path, content)
     file, encode = path.open("a", encoding="utf-8"), json.JSONEncoder().encode
 
     def append(
@@ -76,7 +101,9 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         found = digest.chain(found, step, values, parameters)
         rounded = {"speed": {name: float(f"{value:.5g}") for name, value in speed.items()}} if speed else {}
         row = {"step": step, "wall": round(time.time(), 3), **values, **rounded, "digest": found}
-        file.write(encode(row) + "\n")
+        line = encode(row) + "\n"
+        hashed.update(line.encode())
+        file.write(line)
         if not more:
             file.flush()
         return row
@@ -85,7 +112,8 @@ def recorder(path: Path, *, after: int, newest: str | None = None) -> Recorder:
         file.flush()
         os.fsync(file.fileno())
 
-    return Recorder(append, lambda: found, sync, file.close)
+    noted = lambda: {"digest": found, "record_sha256": hashed.hexdigest()}
+    return Recorder(append, noted, sync, file.close)
 
 
 def values(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | str | None]:

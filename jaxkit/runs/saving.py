@@ -1,8 +1,9 @@
 """Checkpoints written beside the training: the loop stands still for a copy of the state, and no longer."""
 
 import contextlib
+import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +16,13 @@ from jaxkit.runs import checkpoints, process
 class Saver(NamedTuple):
     """Saves one checkpoint at a time; `save` and `wait` raise what went wrong with the one before.
 
-    save:    (step, tree, digest) -> None; waits for the one before, takes a copy, and returns
+    save:    (step, tree, noted) -> None; waits for the one before, takes a copy, and returns; `noted` says what
+             the record holds
     wait:    () -> None; until the last one is on the disk
     stalled: () -> seconds that the caller has stood still for all of them
     """
 
-    save: Callable[[int, Any, str], None]
+    save: Callable[[int, Any, Mapping[str, str]], None]
     wait: Callable[[], None]
     stalled: Callable[[], float]
 
@@ -30,7 +32,7 @@ def finished(saver: Saver) -> Iterator[None]:
     """Waits for what a saver has under way when a run ends by an error of its own: that checkpoint is a good one.
 
     Example:
-        >>> with finished(Saver(lambda step, tree, digest: None, lambda: print("waited"), lambda: 0.0)):
+        >>> with finished(Saver(lambda step, tree, noted: None, lambda: print("waited"), lambda: 0.0)):
         ...     pass
     """
     try:
@@ -41,8 +43,10 @@ def finished(saver: Saver) -> Iterator[None]:
         raise
 
 
-def saver(directory: Path) -> Saver:
+def saver(directory: Path, damaged: Collection[int] = ()) -> Saver:
     """A saver for one run. Many processes write together, and none goes on before all have.
+
+    `damaged` are the steps whose checkpoints were passed over: the first new one takes their place.
 
     Raises:
         OSError: by `save` and `wait`: a checkpoint could not be written; the older ones are as they were.
@@ -51,7 +55,7 @@ def saver(directory: Path) -> Saver:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     found = saver(Path(folder))
-        ...     found.save(3, {"w": np.zeros(2)}, "")
+        ...     found.save(3, {"w": np.zeros(2)}, {})
         ...     found.wait()
         ...     checkpoints.steps(Path(folder))
         [3]
@@ -68,15 +72,17 @@ def saver(directory: Path) -> Saver:
         finally:
             stalled += time.monotonic() - began
 
-    def save(step: int, tree: Any, digest: str) -> None:
-        nonlocal under_way, stalled
+    def save(step: int, tree: Any, noted: Mapping[str, str]) -> None:
+        nonlocal under_way, stalled, damaged
         done()
         began = time.monotonic()
+        write = functools.partial(checkpoints.save, directory, step, noted=noted, damaged=damaged)
+        damaged = ()
         if jax.process_count() > 1:
-            checkpoints.save(directory, step, tree, digest=digest)
+            write(tree)
         else:
             copy = jax.tree.map(_copied, jax.device_get(tree))
-            under_way = process.in_background(lambda: checkpoints.save(directory, step, copy, digest=digest))
+            under_way = process.in_background(lambda: write(copy))
         stalled += time.monotonic() - began
 
     return Saver(save, done, lambda: stalled)

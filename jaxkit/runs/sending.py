@@ -134,7 +134,7 @@ def tags(run: Path, config: Any) -> dict[str, str]:
     found = {
         "experiment": directory.status(run).get("experiment"),
         "fingerprint": configs.fingerprint(config),
-        "git_commit": noted.get("git", {}).get("commit"),
+        "git_commit": files.part(noted, "git").get("commit"),
         "directory": str(run.absolute()),
     }
-    return {name: text for name, text in found.items() if text}
+    return {name: str(text) for name, text in found.items() if text}

@@ -121,6 +121,13 @@ def test_a_changed_config_is_refused(run, capsys):
     assert "is not the config that the run was run with: fingerprint recorded" in refused(run, capsys)
 
 
+def test_a_changed_record_is_refused(run, capsys):
+    rows = [json.loads(line) for line in (run / directory.METRICS).read_text().splitlines()]
+    rows[1]["loss"] *= 0.9
+    (run / directory.METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "metrics.jsonl: rows up to step 8 are missing or changed" in refused(run, capsys)
+
+
 def test_a_config_that_calls_elsewhere_is_refused(run, capsys):
     config = configs.freeze({**directory.read_config(run), "loss": {"function": "os.system"}})
     files.write_text(run / directory.CONFIG, configs.to_json(config))

@@ -89,7 +89,7 @@ def test_a_resumed_run_must_have_the_same_assets(tmp_path, monkeypatch):
 
 def test_a_name_is_that_of_a_file(tmp_path):
     with pytest.raises(UsageError, match=r"assets: came '\.\./x', wanted the name of a file"):
-        assets.keep(tmp_path, lambda: {"../x": b""})
+        assets.check(tmp_path, lambda: {"../x": b""})
 
 
 def test_samples_that_fail_lose_no_run(tmp_path, capsys):

@@ -126,11 +126,11 @@ def test_the_training_goes_on_without_changing_what_is_saved(tmp_path):
     saver = saving.saver(tmp_path)
     for number in range(1, 6):
         state = step(state)
-        saver.save(number, {"state": state}, f"digest {number}")
+        saver.save(number, {"state": state}, {"digest": f"digest {number}"})
         state = step(state)
     saver.wait()
     assert checkpoints.steps(tmp_path) == [4, 5]
-    assert checkpoints.record_digest(tmp_path, 5) == "digest 5"
+    assert checkpoints.manifest(tmp_path, 5)["digest"] == "digest 5"
     _, found = checkpoints.restore(tmp_path, {"state": np.zeros(1000, np.float32)}, pytest.fail)
     np.testing.assert_array_equal(found["state"], np.full(1000, 9))
     assert saver.stalled() > 0
@@ -138,7 +138,7 @@ def test_the_training_goes_on_without_changing_what_is_saved(tmp_path):
 
 def test_what_goes_wrong_beside_the_training_is_said_at_the_next_save(tmp_path, monkeypatch):
     saver = saving.saver(tmp_path)
-    saver.save(1, {"w": np.ones(3)}, "")
+    saver.save(1, {"w": np.ones(3)}, {})
     saver.wait()
     with monkeypatch.context() as patch:
 
@@ -146,9 +146,9 @@ def test_what_goes_wrong_beside_the_training_is_said_at_the_next_save(tmp_path, 
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
 
         patch.setattr(arrays, "write", full)
-        saver.save(2, {"w": np.ones(3)}, "")
+        saver.save(2, {"w": np.ones(3)}, {})
         with pytest.raises(OSError, match="No space left"):
-            saver.save(3, {"w": np.ones(3)}, "")
+            saver.save(3, {"w": np.ones(3)}, {})
     saver.wait()
     assert checkpoints.steps(tmp_path) == [1]
     assert not (tmp_path / "2").exists()

@@ -15,7 +15,7 @@ import pytest
 
 from jaxkit import cli, configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import arrays, checkpoints, directory, files, record
+from jaxkit.runs import arrays, checkpoints, compare, directory, files, record, saving, sending
 
 TOP = Path(__file__).parent.parent.parent
 CONFIG = configs.freeze({"num_steps": 30, "seed": 0})
@@ -35,7 +35,7 @@ def finished(tmp_path_factory):
         for step in (10, 20, 30):
             recorder.append(step, {"loss": 1 / step}, step)
             recorder.sync()
-            checkpoints.save(workdir / directory.CHECKPOINTS, step, tree(step), digest=recorder.digest())
+            checkpoints.save(workdir / directory.CHECKPOINTS, step, tree(step), noted=recorder.noted())
         recorder.close()
         (workdir / directory.EVALUATION).mkdir()
         files.write_json(workdir / "evaluation/test.json", {"split": "test", "step": 30, "metrics": METRICS})
@@ -178,27 +178,70 @@ def test_what_is_not_named_like_a_step_is_no_checkpoint(run, name):
     assert restore(run) == (20, [])
 
 
-def test_a_checkpoint_that_cannot_be_read_is_passed_over(run, monkeypatch):
-    whole = arrays._sha256
+def failing(monkeypatch, module, name: str, code: int, what: str) -> None:
+    """Makes a function fail as the file system does, for a path with `what` in it."""
+    whole = getattr(module, name)
 
-    def fails(path):
-        if "30" in path.parts:
-            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return whole(path)
+    def fails(path, *arguments, **named):
+        if what in Path(path).parts:
+            raise OSError(code, os.strerror(code), str(path))
+        return whole(path, *arguments, **named)
 
-    monkeypatch.setattr(arrays, "_sha256", fails)
-    step, warnings = restore(run)
-    assert step == 20
-    assert "Input/output error" in warnings[0]
+    monkeypatch.setattr(module, name, fails)
 
 
-def test_damaged_checkpoints_of_later_steps_do_not_push_out_a_new_one(run):
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("where", ["a file", "the manifest", "the directory", "all checkpoints"])
+def test_a_checkpoint_that_cannot_be_read_now_ends_the_start_and_nothing_is_lost(run, monkeypatch, code, where):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patch:
+        module, name, what = {
+            "a file": (arrays, "_sha256", "30"),
+            "the manifest": (Path, "read_text", "manifest.json"),
+            "the directory": (os, "stat", "manifest.json"),
+            "all checkpoints": (os, "listdir", "checkpoints"),
+        }[where]
+        failing(patch, module, name, code, what)
+        with pytest.raises(UsageError, match=rf"cannot be read \({os.strerror(code)}\), .*start the same command"):
+            restore(run)
+    assert restore(run) == (30, [])
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_run_of_which_no_checkpoint_is_whole_is_not_started_over(run):
     for step in (20, 30):
         truncated(run / f"checkpoints/{step}/state-0.safetensors")
-    assert restore(run)[0] is None
+    with pytest.raises(
+        UsageError, match=r"checkpoints: none .* is whole \(30: .*; 20: state-0.*move the directory away"
+    ):
+        restore(run)
+    assert checkpoints.steps(run / "checkpoints") == [20, 30]
+    shutil.move(run / "checkpoints", run.parent / "away")
+    assert restore(run) == (None, [])
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(run):
     checkpoints.save(run / "checkpoints", 10, tree(10))
-    assert restore(run) == (10, [])
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["10"]
+    shutil.rmtree(run / "checkpoints/20")
+    truncated(run / "checkpoints/30/state-0.safetensors")
+    assert restore(run)[0] == 10
+    saver = saving.saver(run / "checkpoints", damaged=[30])
+    # What was seen by nobody when the run was started is another's.
+    shutil.copytree(run / "checkpoints/30", run / "checkpoints/60")
+    for step, left in ((40, [10, 40, 60]), (50, [40, 50, 60])):
+        saver.save(step, tree(step), {})
+        saver.wait()
+        assert checkpoints.steps(run / "checkpoints") == left
+
+
+def test_a_checkpoint_that_was_damaged_counts_again_once_it_is_written_anew(run):
+    truncated(run / "checkpoints/30/state-0.safetensors")
+    saver = saving.saver(run / "checkpoints", damaged=[30])
+    for step in (30, 40):
+        saver.save(step, tree(step), {})
+    saver.wait()
+    assert checkpoints.steps(run / "checkpoints") == [30, 40]
+    assert restore(run) == (40, [])
 
 
 def test_what_a_kill_left_behind_goes_with_the_next_save(run, tmp_path):
@@ -265,6 +308,18 @@ def test_half_written_files_go_when_the_run_goes_on(run):
         assert not [path for path in run.rglob("*") if files.is_temporary(path)]
 
 
+def test_what_a_process_for_the_writers_is_writing_stays(run, monkeypatch):
+    (run / "writers").mkdir()
+    for name in (".status.json.0a1b2c3d", "writers/.csv.json.0a1b2c3d"):
+        (run / name).write_text("{")
+    # It was renamed between the look and the deletion.
+    whole = Path.unlink
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: (whole(path), whole(path, missing_ok)))
+    with directory.claim(run, CONFIG, "blobs"):
+        assert [path.name for path in run.rglob("*") if files.is_temporary(path)] == [".csv.json.0a1b2c3d"]
+        monkeypatch.undo()
+
+
 def test_looking_at_a_run_does_not_keep_it_from_starting(run):
     # Whoever asks whether a run is alive holds its lock, shared, for a moment.
     with (run / ".lock").open() as lock:
@@ -279,26 +334,64 @@ def test_looking_at_a_run_does_not_keep_it_from_starting(run):
 
 
 def test_a_record_that_the_checkpoint_did_not_see_is_refused(run):
-    wanted = checkpoints.record_digest(run / "checkpoints", 20)
+    noted = checkpoints.manifest(run / "checkpoints", 20)
     rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
-    changes = {"missing": "", "a row gone": rows[0], "a line broken": rows[0] + "{\n" + rows[2]}
+    changes = {
+        "missing": "",
+        "a row gone": rows[0],
+        "the first row gone": rows[1] + rows[2],
+        "a line broken": rows[0] + "{\n" + rows[2],
+        "a value changed": rows[0].replace("0.1", "0.2") + rows[1] + rows[2],
+    }
     for change in changes.values():
         (run / "metrics.jsonl").write_text(change)
         with pytest.raises(UsageError, match="rows up to step 20 are missing or changed"):
-            record.recorder(run / "metrics.jsonl", after=20, newest=wanted)
-        assert (run / "metrics.jsonl").read_text() == change
+            record.beginning(run / "metrics.jsonl", after=20, noted=noted)
+    # What an older jaxkit has noted is looked at too.
+    del noted["record_sha256"]
+    (run / "metrics.jsonl").write_text(changes["a row gone"])
+    with pytest.raises(UsageError, match="rows up to step 20 are missing or changed"):
+        record.beginning(run / "metrics.jsonl", after=20, noted=noted)
+    (run / "metrics.jsonl").write_text("".join(rows))
+    assert record.beginning(run / "metrics.jsonl", after=20, noted=noted).content.decode() == rows[0] + rows[1]
+
+
+def test_what_a_resumed_run_notes_of_its_record_is_that_of_all_of_it(run):
+    whole = (run / "metrics.jsonl").read_bytes()
+    recorder = record.recorder(run / "metrics.jsonl", after=20)
+    recorder.append(30, {"loss": 1 / 30, "é": 1.0}, 30, {"steps": 2.0})
+    recorder.close()
+    noted = recorder.noted()
+    assert (run / "metrics.jsonl").read_bytes() != whole
+    assert record.beginning(run / "metrics.jsonl", after=30, noted=noted).digest == noted["digest"]
 
 
 @pytest.mark.parametrize("tail", ["", '{"step": 25, "lo', "\x00" * 50 + "\n", "null\n3\n"])
 def test_what_comes_after_the_checkpoint_is_cut_off_whatever_it_is(run, tail):
     rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(rows[:2]) + tail)
-    wanted = checkpoints.record_digest(run / "checkpoints", 20)
-    recorder = record.recorder(run / "metrics.jsonl", after=20, newest=wanted)
+    begun = record.beginning(run / "metrics.jsonl", after=20, noted=checkpoints.manifest(run / "checkpoints", 20))
+    recorder = record.recorder(run / "metrics.jsonl", after=20, begun=begun)
     row = recorder.append(30, {"loss": 1 / 30}, 30)
     recorder.close()
     assert row["digest"] == json.loads(rows[2])["digest"]
     assert [row["step"] for row in record.read(run / "metrics.jsonl")] == [10, 20, 30]
+
+
+def test_a_row_that_a_hand_has_changed_is_no_identical_one(run):
+    rows = record.read(run / "metrics.jsonl")
+    changed = [rows[0], {**rows[1], "loss": 0.5}, rows[2]]
+    found = compare.record(rows, changed)
+    assert (found["identical_rows"], found["up_to"]) == (1, 10)
+    assert found["first"] == {"steps": [20, 20], "values": {"loss": [0.05, 0.5]}}
+    # When it was written, and how fast it went, is beside it.
+    assert compare.record(rows, [{**row, "wall": 0.0} for row in rows])["identical_rows"] == 3
+
+
+@pytest.mark.parametrize("noted", [{"git": None}, {"git": 3}, {"git": {"commit": None}}, {}])
+def test_a_run_without_a_commit_has_a_name_for_trackers_all_the_same(run, noted):
+    files.write_json(run / directory.PROVENANCE, noted)
+    assert sending.tags(run, CONFIG).keys() == {"experiment", "fingerprint", "directory"}
 
 
 @pytest.mark.parametrize("name", ["\udcff", "a\nb", "\x1b[2J"])

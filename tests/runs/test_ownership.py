@@ -1,15 +1,21 @@
 """A run directory has one writer, on whichever machine."""
 
+import errno
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from jaxkit import configs
-from jaxkit.errors import UsageError
-from jaxkit.runs import directory, ownership
+from jaxkit.errors import Busy, UsageError
+from jaxkit.runs import command, directory, files, leading, ownership
 
+TOP = Path(__file__).parent.parent.parent
 CONFIG = configs.freeze({"num_steps": 30, "seed": 0})
 
 
@@ -24,7 +30,7 @@ def left_by(workdir, *, host: str, seconds_ago: float) -> None:
 def test_a_directory_in_which_another_machine_writes_is_refused_and_unchanged(tmp_path):
     left_by(tmp_path / "run", host="elsewhere", seconds_ago=5)
     with (
-        pytest.raises(UsageError, match=r"process 7 of elsewhere is writing in .*run \([45] s ago\); wait for it"),
+        pytest.raises(Busy, match=r"process 7 of elsewhere is writing in .*run \([45] s ago\); wait for it"),
         directory.claim(tmp_path / "run", CONFIG, "blobs"),
     ):
         pass
@@ -57,7 +63,7 @@ def test_of_this_machine_the_lock_decides(tmp_path):
 
 
 def test_whoever_writes_touches_its_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(ownership, "SECONDS_BETWEEN_TOUCHES", 0.01)
+    monkeypatch.setattr(ownership, "SECONDS_BETWEEN_LOOKS", 0.001)
     with ownership.held(tmp_path):
         path = tmp_path / ownership.OWNER
         os.utime(path, (0, 0))
@@ -66,6 +72,88 @@ def test_whoever_writes_touches_its_name(tmp_path, monkeypatch):
                 break
             time.sleep(0.01)
         assert path.stat().st_mtime > 1
+
+
+def test_of_two_that_began_in_the_same_moment_one_leaves_before_it_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "SECONDS_BETWEEN_LOOKS", 60.0)
+    run = tmp_path / "run"
+    with directory.claim(run, CONFIG, "blobs"):
+        directory.set_status(run, status="interrupted")
+    with directory.claim(run, configs.replace(CONFIG, {"num_steps": 40}), "blobs", ["num_steps"]) as claim:
+        # The other has looked before this one wrote, and written after it.
+        left_by(run, host="elsewhere", seconds_ago=0)
+        before = {path: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(Busy, match=r"no longer this process's: process 7 of elsewhere writes in it"):
+            leading.begin(run, configs.replace(CONFIG, {"num_steps": 40}), claim, {}, step=10)
+        assert before == {path: path.read_bytes() for path in run.iterdir()}
+    assert (run / ownership.OWNER).exists()
+
+
+@pytest.mark.parametrize("then", ["writes", "is done"])
+def test_a_machine_that_slept_while_another_took_over_leaves_when_it_wakes_up(tmp_path, then):
+    script = (
+        "import sys, time; from pathlib import Path; from jaxkit.runs import ownership\n"
+        "ownership.SECONDS_BETWEEN_LOOKS = 0.02\n"
+        "with ownership.held(Path(sys.argv[1])):\n"
+        "    print('writes', flush=True); time.sleep(60)\n"
+        "print('went on', flush=True)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, cwd=TOP, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout.readline() == "writes\n"
+        process.send_signal(signal.SIGSTOP)
+        left_by(tmp_path, host="elsewhere", seconds_ago=0)
+        if then == "is done":
+            (tmp_path / ownership.OWNER).unlink()
+        process.send_signal(signal.SIGCONT)
+        out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (75, "")
+    assert err.startswith(f"error: workdir: {tmp_path} is no longer this process's: ")
+    assert ("process 7 of elsewhere" in err) == (then == "writes")
+    assert err.count("\n") == 1
+    # What another has written there stays.
+    assert (tmp_path / ownership.OWNER).exists() == (then == "writes")
+
+
+def test_a_name_that_cannot_be_read_now_is_not_nobody(tmp_path, monkeypatch):
+    left_by(tmp_path, host="elsewhere", seconds_ago=5)
+    whole = Path.read_text
+
+    def fails(path, *arguments, **named):
+        if path.name == ownership.OWNER:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return whole(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "read_text", fails)
+    with pytest.raises(OSError, match="Input/output error"), ownership.held(tmp_path):
+        pass
+
+
+def test_whoever_is_only_too_early_may_try_again(capsys):
+    for error, code in ((Busy("another writes"), 75), (UsageError("no such flag"), 2)):
+        with pytest.raises(SystemExit) as caught, command.explained(debug=False):
+            raise error
+        assert (caught.value.code, capsys.readouterr().err) == (code, f"error: {error}\n")
+
+
+def changes_of(run: Path) -> list[list[list[str]]]:
+    found = files.read_json(run / directory.PROVENANCE)["config_changes"]
+    return [change["changed"] for change in found]
+
+
+@pytest.mark.parametrize("then", [40, 50])
+def test_a_change_of_the_config_that_a_kill_cut_short_is_noted_once(tmp_path, monkeypatch, then):
+    run, changed = tmp_path / "run", lambda steps: configs.replace(CONFIG, {"num_steps": steps})
+    with directory.claim(run, CONFIG, "blobs"):
+        leading.change_config(run, changed(35), after_step=10)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "write_text", lambda path, text: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(files, "write_json", lambda path, value: path.write_text(json.dumps(value)))
+            with pytest.raises(KeyboardInterrupt):
+                leading.change_config(run, changed(40), after_step=10)
+        assert directory.read_config(run).num_steps == 35
+        leading.change_config(run, changed(then), after_step=10)
+    assert changes_of(run) == [[["num_steps", "30", "35"]], [["num_steps", "35", str(then)]]]
 
 
 def test_what_is_no_name_is_nobody(tmp_path):

@@ -1,0 +1,139 @@
+"""The part of a run's process that writes and prints: what it leaves in the directory, from start to end."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from jaxkit import configs
+from jaxkit.runs import (
+    assets,
+    digest,
+    directory,
+    distributed,
+    feeding,
+    files,
+    loop,
+    process,
+    progress,
+    provenance,
+    tracking,
+)
+from jaxkit.runs.peers import OK, TRY_AGAIN
+
+
+def train(
+    recipe, config, plan, examples, folder: Path, console, claim, begun: list[int], worker: distributed.Worker
+) -> int:
+    """Trains, and returns the exit code; `begun` gets the step after which the run goes on, once it does.
+
+    Raises:
+        UsageError: the run cannot go on from what the directory holds; nothing was written.
+        Busy: the directory is no longer this process's.
+    """
+    missing = assets.check(folder, recipe.assets)
+    manifests = {split: opened.manifest for split, opened in examples.items()}
+    provenance.check_same_data(folder, manifests)
+    form = feeding.choose_form(recipe, plan, config)
+    console.print(
+        f"{plan.num_parameters:,} parameters; "
+        + ", ".join(f"{opened.size:,} examples in {split}" for split, opened in examples.items())
+        + f"; {form.steps_per_call} step{'s' * (form.steps_per_call > 1)} a call ({form.reason})"
+    )
+
+    finish: Callable[[], None] = lambda: None
+
+    def note() -> None:
+        try:
+            fingerprint = configs.fingerprint(config)
+            noted = provenance.collect(fingerprint=fingerprint, seed=config.seed, manifests=manifests)
+            provenance.note(folder, {**noted, "form": form._asdict()})
+        except Exception as error:  # whatever it is: the numbers of the run are as good without
+            console.print(f"warning: {directory.PROVENANCE}: {type(error).__name__}: {error}", soft_wrap=True)
+
+    def begins(step: int) -> None:
+        nonlocal finish
+        for path, before, now in claim.changed:
+            console.print(f"config.{path} was {before!r}, is now {now!r}")
+        begin(folder, config, claim, missing, step=step)
+        begun.append(step)
+        finish = beside.enter_context(tracking.beside(folder, config.writers, console))
+        # Git and package versions take a moment; the first program compiles meanwhile.
+        ending.callback(process.in_background(note))
+
+    with contextlib.ExitStack() as beside:
+        with contextlib.ExitStack() as ending, process.signals() as stopped:
+            outcome = loop.train(
+                recipe,
+                config,
+                plan,
+                examples,
+                folder,
+                show=lambda step: progress.progress(console, start=step, num_steps=config.num_steps),
+                begins=begins,
+                stopped=stopped.is_set,
+                worker=worker,
+            )
+        return _finish(recipe, config, outcome, examples, folder, console, finish)
+
+
+def _finish(recipe, config, outcome, examples, folder: Path, console, finish: Callable[[], None]) -> int:
+    """Writes what a run came to, or how far; `finish` gives the writers what is left."""
+    timing = {**outcome.timing, "to_first_step": outcome.first_step_at, "total": process.age()}
+    done = {
+        "step": outcome.step,
+        "timing": {name: value and round(value, 4) for name, value in timing.items()},
+    }
+    if outcome.step < config.num_steps:
+        directory.set_status(folder, status="interrupted", **done)
+        finish()
+        console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
+        console.print(str(folder), soft_wrap=True)
+        return TRY_AGAIN
+    for split, metrics in outcome.evaluations.items():
+        directory.write_evaluation(folder, split, outcome.step, metrics)
+    assets.leave(recipe, config, outcome.state, examples, folder, console)
+    sha256 = digest.sha256(outcome.state.params)
+    directory.set_status(folder, status="finished", params_sha256=sha256, **done)
+    files.sync_directory(folder)
+    return OK
+
+
+def begin(
+    folder: Path,
+    config: configs.Frozen,
+    claim: directory.Claim,
+    missing: Mapping[Path, bytes],
+    *,
+    step: int,
+) -> None:
+    """Makes a directory that is this process's say that its run goes on after `step`.
+
+    `missing` are the assets that are not there yet.
+
+    Raises:
+        Busy: it is no longer this process's.
+        OSError: it cannot be written.
+    """
+    # Two that began in the same moment have both written their names by now.
+    claim.check()
+    if claim.changed:
+        change_config(folder, config, after_step=step)
+    assets.keep(missing)
+    directory.set_status(folder, status="running")
+
+
+def change_config(workdir: Path, config: configs.Frozen, *, after_step: int) -> None:
+    """Writes a config that was allowed to differ, and keeps for good what the run's config was before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    before, found = directory.read_config(workdir), files.read_json(workdir / directory.PROVENANCE) or {}
+    noted = files.parts(found, "config_changes")
+    # A kill between the two files: what was noted last never came.
+    if noted and noted[-1].get("fingerprint", configs.fingerprint(before)) != configs.fingerprint(before):
+        noted = noted[:-1]
+    changed = [list(map(str, (p, repr(a), repr(b)))) for p, a, b in configs.differences(before, config)]
+    new = {"after_step": after_step, "changed": changed, "fingerprint": configs.fingerprint(config)}
+    files.write_json(workdir / directory.PROVENANCE, {**found, "config_changes": [*noted, new]})
+    files.write_text(workdir / directory.CONFIG, configs.to_json(config))

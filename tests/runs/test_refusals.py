@@ -1,0 +1,93 @@
+"""A run that cannot go on is refused as it stands: nothing in its directory is changed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jaxkit import configs
+from jaxkit.errors import UsageError
+from jaxkit.runs import assets, command, directory, files
+from tests.runs import test_loop
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A run that was stopped after step 13, with an asset."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    assert test_loop.run(run, test_loop.config(), stop_after=12, recipe=recipe) == command.TRY_AGAIN
+    return run
+
+
+def recipe(config):
+    return test_loop.recipe(config)._replace(assets=lambda: {"a.txt": b"a", **{name: b"" for name in ADDED}})
+
+
+ADDED: list[str] = []
+
+
+@pytest.fixture
+def run(interrupted, tmp_path):
+    return shutil.copytree(interrupted, tmp_path / "run")
+
+
+def contents(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def other_data(run: Path) -> None:
+    noted = files.read_json(run / directory.PROVENANCE)
+    noted["data"]["train"]["sha256"] = "0" * 64
+    files.write_json(run / directory.PROVENANCE, noted)
+
+
+def no_manifest(run: Path) -> None:
+    noted = files.read_json(run / directory.PROVENANCE)
+    files.write_json(run / directory.PROVENANCE, {**noted, "data": {"train": 3}})
+
+
+def fewer_rows(run: Path) -> None:
+    rows = (run / directory.METRICS).read_bytes().splitlines(keepends=True)
+    (run / directory.METRICS).write_bytes(rows[0])
+
+
+def damaged_checkpoints(run: Path) -> None:
+    for path in (run / directory.CHECKPOINTS).glob("*/state-0.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+
+
+REFUSED = {
+    "is not the data that this run was started with": other_data,
+    r"config.data.train: is not the data .*: name: recorded None, found blobs": no_manifest,
+    "rows up to step 13 are missing or changed": fewer_rows,
+    "does not match that of the run": lambda run: (run / assets.ASSETS / "a.txt").write_bytes(b"b"),
+    r"none of the checkpoints is whole \(13: .*, or move the directory away to start again from step 0$": (
+        damaged_checkpoints
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_a_refused_resume_leaves_everything_as_it_was(run, message, monkeypatch):
+    REFUSED[message](run)
+    monkeypatch.setattr("tests.runs.test_refusals.ADDED", ["new.txt"])
+    before = contents(run)
+    for changes, allow in (({}, ()), ({"num_steps": 20, "log_every": 4}, ("num_steps", "log_every"))):
+        config = test_loop.config(**changes)
+        with pytest.raises(UsageError, match=message):
+            command.run(recipe, config, experiment="blobs", workdir=run, allow=allow)
+        assert contents(run) == before
+        assert directory.status(run)["status"] == "interrupted"
+
+
+def test_a_change_of_the_config_is_noted_with_the_step_from_which_the_run_goes_on(run):
+    with (run / directory.METRICS).open("a") as file:
+        # A killed process came so far; what it recorded is computed anew.
+        file.write(json.dumps({"step": 15, "wall": 0.0, "loss": 1.0, "digest": "0"}) + "\n")
+    config = test_loop.config(num_steps=16)
+    assert command.run(recipe, config, experiment="blobs", workdir=run, allow=["num_steps"]) == command.OK
+    noted = files.read_json(run / directory.PROVENANCE)
+    assert [change["after_step"] for change in noted["config_changes"]] == [13]
+    assert noted["config_changes"][0]["fingerprint"] == configs.fingerprint(config)
+    assert len(noted["resumed"]) == 1
