@@ -1,11 +1,12 @@
 """A training step of a small GPT in float32 on one core, beside the naive form and PyTorch.
 
-    python benchmarks/gpt.py [--torch=PYTHON] [--rounds=N]
+    python benchmarks/gpt.py [--torch=PYTHON] [--starts=N] [--rounds=N]
 
 4 layers, 256 features, 4 heads, 256 tokens, batch 8, vocabulary 256, AdamW. Each side is a process of its own on
 the same core, kept alive between rounds; in a round each takes a step to warm up and one that is timed, in turn.
-All start from the same parameters and must come to the same losses. The roof is one large product of matrices,
-measured in the same rounds. PYTHON is an interpreter that has torch, by default that of `make peers`.
+All are started anew some times: where its memory lies makes one process a tenth faster than another of the same
+program. All start from the same parameters and must come to the same losses. The roof is one large product of
+matrices, measured in the same rounds. PYTHON is an interpreter that has torch, by default that of `make peers`.
 """
 
 import argparse
@@ -65,11 +66,25 @@ def measured(sides: dict[str, subprocess.Popen], rounds: int) -> tuple[dict, dic
     return times, peaks
 
 
+def lived(commands: dict[str, list[str]], rounds: int) -> tuple[dict, dict]:
+    """The same of sides that are started for it, and ended."""
+    sides = {name: start(command) for name, command in commands.items()}
+    try:
+        firsts = {name: json.loads(side.stdout.readline())["loss"] for name, side in sides.items()}
+        firsts.pop("roof")
+        np.testing.assert_allclose(list(firsts.values()), firsts[LIBRARY], rtol=1e-5, err_msg=str(firsts))
+        return measured(sides, rounds)
+    finally:
+        for side in sides.values():
+            side.kill()
+
+
 def main() -> None:
     """Measures what is there, says what is not, prints medians, paired ratios and shares of the roof."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--torch", metavar="PYTHON", default=".venv-peers/torch/bin/python")
-    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--starts", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=4)
     flags = parser.parse_args()
     print(measure.machine())
     jax_side = lambda name: [sys.executable, "in_jax.py", name]
@@ -80,15 +95,9 @@ def main() -> None:
         commands[TORCH] = [torch, "in_torch.py"]
     else:
         print(f"there is no PyTorch for {flags.torch} (`make peers`, or --torch=PYTHON): it is left out")
-    sides = {name: start(command) for name, command in {**commands, "roof": jax_side("roof")}.items()}
-    try:
-        firsts = {name: json.loads(side.stdout.readline())["loss"] for name, side in sides.items()}
-        firsts.pop("roof")
-        np.testing.assert_allclose(list(firsts.values()), firsts[LIBRARY], rtol=1e-5, err_msg=str(firsts))
-        times, peaks = measured(sides, flags.rounds)
-    finally:
-        for side in sides.values():
-            side.kill()
+    lives = [lived({**commands, "roof": jax_side("roof")}, flags.rounds) for _ in range(flags.starts)]
+    times = {name: [value for life, _ in lives for value in life[name]] for name in [*commands, "roof"]}
+    peaks = {name: max(megabytes[name] for _, megabytes in lives) for name in commands}
     roofs = [2 * ROOF_SIZE**3 / value / 1e6 for value in times.pop("roof")]
     reference = TORCH if TORCH in times else LIBRARY
     measure.table(f"a step, {common.flops() / 1e9:.1f} GFLOP of products", times, "ms", reference)
