@@ -1,5 +1,4 @@
 import threading
-import time
 
 import hypothesis
 import numpy as np
@@ -165,15 +164,16 @@ def test_reading_ahead_is_bounded_and_stops_with_its_caller():
         return examples.read(indices)
 
     stream = data.shuffled(big(examples)._replace(read=read), batch_size=2, seed=0)
-    before = threading.active_count()
+    # Those of other tests may end meanwhile.
+    before = set(threading.enumerate())
     batches = data.prefetch(stream, 0, 10_000)
     for _ in range(10):
         next(batches)
-    assert threading.active_count() > before
+    own = set(threading.enumerate()) - before
+    assert own
     batches.close()
-    until = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < until:
-        time.sleep(0.01)
-    assert threading.active_count() <= before
+    for thread in own:
+        thread.join(timeout=10)
+    assert not any(thread.is_alive() for thread in own)
     # 10 taken, 4 ready, 4 in the threads' hands, and as many again where one had just been taken.
     assert len(seen) <= 30
