@@ -43,8 +43,8 @@ def naive(params, tokens):
     return norm(params["norm"], x) @ params["embedding"].T
 
 
-def library(compiler_options=None):
-    """The library's model, objective, update and layout."""
+def made(compiler_options=None):
+    """The library's model, objective, update and layout: the compiled update, and what it is called with."""
     model = models.transformer(
         vocabulary_size=common.VOCABULARY,
         max_length=common.LENGTH,
@@ -61,7 +61,12 @@ def library(compiler_options=None):
     layout, tuned = parallel.jit(compiler_options=compiler_options), optimizer()
     update = layout.compile(updates.step(updates.gradients(objective), tuned))
     state = layout.put_state(updates.init_state(jax.tree.map(jnp.asarray, common.parameters()), {}, tuned))
-    batch, key = {"tokens": common.tokens()}, jax.random.key(0)
+    return update, state, {"tokens": common.tokens()}, jax.random.key(0)
+
+
+def library(compiler_options=None):
+    """A step of it."""
+    update, state, batch, key = made(compiler_options)
 
     def step():
         nonlocal state
