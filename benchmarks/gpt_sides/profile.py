@@ -1,6 +1,6 @@
 """Where the time of the library's step goes, on one core: `python benchmarks/gpt_sides/profile.py [options]`.
 
-Milliseconds of one step by what XLA calls the operation, and by the shape of its result; what is a product says so.
+Milliseconds of one step by what XLA calls the operation and by the shape of its result; products are named so.
 With `options`, Eigen computes the products that stand alone.
 """
 
