@@ -15,7 +15,7 @@ if "JAXKIT_TEST_HOME" not in os.environ:
     atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 # Before jax is imported anywhere: four fake devices, on the CPU. Tests compile more than they run, and the older
-# emitters take half as long to compile as the newer ones, which later versions have alone.
+# emitters compile faster than the newer ones, which later versions have alone.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")

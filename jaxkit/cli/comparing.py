@@ -101,7 +101,7 @@ def _sections(found: Mapping[str, Any]) -> Iterator[Any]:
 
 def _groups(found: Mapping[str, Any]) -> Iterator[Any]:
     for letter, runs, seeds in zip("AB", found["runs"], found["seeds"]):
-        yield printable(f"{letter} = {len(runs)} runs, seeds {', '.join(map(str, seeds))}")
+        yield printable(f"{letter} = {len(runs)} run{'s' * (len(runs) > 1)}, seeds {', '.join(map(str, seeds))}")
     between = [row for row in found["config"] if row["between"]]
     within = [row["path"] for row in found["config"] if not row["between"]]
     if within:

@@ -28,6 +28,18 @@ class Watch(NamedTuple):
     rests: Callable[[], None]
 
 
+def seconds() -> float | None:
+    """How long a step may take, None where that is not set.
+
+    Raises:
+        UsageError: what it is set to is no number of seconds.
+
+    Example:
+        >>> seconds()
+    """
+    return process.seconds_of(ENVIRONMENT)
+
+
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
     """A watchdog for one loop, where JAXKIT_STEP_SECONDS sets the time; without it nothing is watched.
@@ -39,20 +51,20 @@ def watching() -> Iterator[Watch]:
         >>> with watching() as watch:
         ...     watch.begins(3)
     """
-    seconds = process.seconds_of(ENVIRONMENT)
-    if seconds is None:
+    limit = seconds()
+    if limit is None:
         yield Watch(lambda step: None, lambda count: None, lambda: None)
         return
     watch, stands = _watch()
     ended = threading.Event()
 
     def looks() -> None:
-        while not ended.wait(min(1.0, seconds / 4)):
+        while not ended.wait(min(1.0, limit / 4)):
             # Should Python itself be held, this thread cannot look; then faulthandler ends the process, with 1.
-            faulthandler.dump_traceback_later(2 * seconds + 60, exit=True)
+            faulthandler.dump_traceback_later(2 * limit + 60, exit=True)
             now = stands()
-            if now is not None and time.monotonic() - now[0] > seconds:
-                _end(seconds, now[1])
+            if now is not None and time.monotonic() - now[0] > limit:
+                _end(limit, now[1])
 
     thread = threading.Thread(target=looks, daemon=True)
     thread.start()

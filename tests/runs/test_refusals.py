@@ -8,7 +8,7 @@ import pytest
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import assets, command, directory, files
+from jaxkit.runs import assets, command, directory, files, process, watchdog
 from tests.runs import test_loop
 
 
@@ -79,6 +79,15 @@ def test_a_refused_resume_leaves_everything_as_it_was(run, message, monkeypatch)
             command.run(recipe, config, experiment="blobs", workdir=run, allow=allow)
         assert contents(run) == before
         assert directory.status(run)["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("name", [watchdog.ENVIRONMENT, process.STOP_SECONDS])
+def test_so_does_a_setting_that_is_no_number(name, run, monkeypatch):
+    monkeypatch.setenv(name, "soon")
+    before = contents(run)
+    with pytest.raises(UsageError, match=f"^{name}: came 'soon', wanted a number"):
+        command.run(recipe, test_loop.config(), experiment="blobs", workdir=run)
+    assert contents(run) == before
 
 
 def test_a_change_of_the_config_is_noted_with_the_step_from_which_the_run_goes_on(run):

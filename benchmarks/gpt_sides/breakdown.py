@@ -1,4 +1,4 @@
-"""Where the time of the library's step goes, on one core: `python benchmarks/gpt_sides/profile.py [options]`.
+"""Where the time of the library's step goes, on one core: `python benchmarks/gpt_sides/breakdown.py [options]`.
 
 Milliseconds of one step by what XLA calls the operation and by the shape of its result; products are named so.
 With `options`, Eigen computes the products that stand alone.
