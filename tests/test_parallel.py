@@ -1,11 +1,14 @@
 """Layouts: the same global batch in, the same numbers out."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jaxkit import means, parallel
+from jaxkit.errors import UsageError
 from jaxkit.types import Indexed
 
 LAYOUTS = {"jit": parallel.jit, "pmap": parallel.pmap, "pmap on 2": lambda: parallel.pmap(num_devices=2)}
@@ -70,6 +73,27 @@ def test_each_device_draws_with_a_key_of_its_own():
         jax.config.update("jax_debug_key_reuse", True)
     # Four equal draws would give 4 * sum of squares == (sum)^2; different ones give more.
     assert 4 * float(metrics["square"]) > float(total.total) ** 2 + 1e-3
+
+
+@pytest.mark.parametrize(("options", "chosen"), [(None, False), ({}, True)], ids=["ours", "XLA's"])
+def test_on_a_cpu_a_product_that_stands_alone_is_not_left_to_xlas_choice(options, chosen):
+    compiled = parallel.jit(compiler_options=options).compile(lambda state, batch, key: (state @ batch, {}))
+    text = compiled.lower(jnp.ones((256, 256)), jnp.ones((256, 256)), None).compile().as_text()
+    assert (re.search(r"ynn_fusion.* fusion\(.*dot_general", text) is not None) == chosen
+
+
+@pytest.mark.parametrize(
+    "options", [{"xla_there_is_no_such_option": True}, {"xla_backend_optimization_level": "x"}]
+)
+def test_an_option_that_xla_does_not_take_is_refused_before_anything_is_compiled(options):
+    with pytest.raises(UsageError, match=f"compiler_options: came {{'{next(iter(options))}'"):
+        parallel.jit(compiler_options=options)
+
+
+def test_an_update_with_options_may_be_part_of_another_program():
+    compiled = parallel.jit().compile(lambda state, batch, key: (state + batch, {}))
+    many = jax.jit(lambda state, batches: jax.lax.scan(lambda s, b: compiled(s, b, None), state, batches)[0])
+    assert float(many(jnp.float32(1), jnp.arange(4, dtype=jnp.float32))) == 7.0
 
 
 def test_a_batch_that_does_not_divide_is_named():

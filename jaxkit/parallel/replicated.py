@@ -14,11 +14,18 @@ from jaxkit.types import Evaluate, Gradients, Indexed, Layout
 
 AXIS = "devices"
 
+# XLA has two libraries to choose from on a CPU. YNNPACK keeps the sums and the convolutions; a product that stands
+# alone goes to Eigen, which takes a tenth off a small GPT's step, and changes nothing of a CNN's or an MLP's.
+_ON_A_CPU = {
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
+}
+
 
 def jit(*, compiler_options: Mapping[str, Any] | None = None) -> Layout:
     """Everything on one device.
 
-    `compiler_options` are XLA's, for the update alone: {"xla_...": value}.
+    `compiler_options` are XLA's, for the update alone: {"xla_...": value}, or {} for none. None takes what was
+    found to be fast: on a CPU products by Eigen, elsewhere nothing.
 
     Raises:
         UsageError: XLA has no such option, or it takes no such value.
@@ -27,18 +34,36 @@ def jit(*, compiler_options: Mapping[str, Any] | None = None) -> Layout:
         >>> jit().num_devices
         1
     """
-    options = dict(compiler_options or {}) or None
-    if options is not None:
-        _check_options(options)
+    if compiler_options:
+        _check_options(dict(compiler_options))
+
+    def compiled(update):
+        found = _ON_A_CPU if jax.default_backend() == "cpu" else {}
+        options = dict(found if compiler_options is None else compiler_options)
+        return _Program(update, options) if options else jax.jit(update, donate_argnums=0)
+
     return Layout(
         put_state=own,
         # A jit call takes numpy arrays faster than a device_put before it does.
         put_batch=lambda batch, axis=0: batch,
         across=lambda gradients: gradients,
-        compile=lambda update: jax.jit(update, donate_argnums=0, compiler_options=options),
+        compile=compiled,
         compile_evaluate=jax.jit,
         num_devices=1,
     )
+
+
+class _Program:
+    """A jit call with options of the compiler; within another program it is a part of that, without them."""
+
+    def __init__(self, update: Callable, options: dict[str, Any]) -> None:
+        self._alone = jax.jit(update, donate_argnums=0, compiler_options=options)
+        self._within = jax.jit(update)
+        self.lower = self._alone.lower
+
+    def __call__(self, state: Any, batch: Any, key: Any) -> Any:
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((state, batch, key)))
+        return (self._within if traced else self._alone)(state, batch, key)
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from jaxkit.errors import UsageError
 from jaxkit.runs import cursors, directory, sending
+from jaxkit.runs.process import step_aside
 
 # How long a run that is over, or was asked to stop, waits for its writers; the rest is for `jaxkit sync`.
 SECONDS_AFTER_THE_END = 30.0
@@ -101,8 +102,9 @@ def _process() -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        # Ctrl-C in a terminal goes to a whole group; this process is told by us.
-        start_new_session=True,
+        # Ctrl-C in a terminal goes to a whole group; this process is told by us. Not a session of its own: to each
+        # session Linux may give as much of the processor as to another, whatever the priorities within.
+        process_group=0,
         # Nothing in it is for an accelerator, which the run may hold whole.
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         text=True,
@@ -130,7 +132,8 @@ def work(*, run: str, allow: Sequence[str] | None) -> None:
     """What the process does: a thread for each writer, until it is told to finish or its parent is gone."""
     from jaxkit.writers import libraries
 
-    os.nice(19)
+    os.nice(19)  # for systems where no process can do what the next line asks
+    step_aside()
     libraries.keep_quiet()
     messages = os.fdopen(os.dup(1), "w")
     # Whatever a library prints is for nobody.

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import threading
 import time
 
@@ -224,6 +225,13 @@ def test_sync_sends_what_is_missing_and_only_then_succeeds(tmp_path, capsys, mon
     assert (code, [row["sent"] for row in found]) == (0, [40, 0])
     assert steps_in(tmp_path / "out") == list(range(1, STEPS + 1))
     assert len((tmp_path / "ten").read_text().splitlines()) == STEPS
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux can do this")
+def test_writers_run_where_nothing_else_wants_the_processor(tmp_path, capsys):
+    run = make_run(tmp_path / "run", {"call": "reporting.policy", "path": str(tmp_path / "policy")}, steps=1)
+    assert sync(run, "--allow=reporting", capsys=capsys)[0] == 0
+    assert (tmp_path / "policy").read_text() == f"{os.SCHED_IDLE} {os.getsid(0)}"
 
 
 def test_a_writer_that_hangs_is_ended_when_the_time_is_over(tmp_path, capsys):
