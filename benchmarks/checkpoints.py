@@ -113,7 +113,7 @@ def main(megabytes: int = 403, rounds: int = 5) -> None:
         saver = saving.saver(folder / "beside")
 
         def ours(_, tree):
-            saver.save(next(numbers), tree, "")
+            saver.save(next(numbers), tree, {})
             return saver.wait
 
         def orbax(_, tree):

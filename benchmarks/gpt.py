@@ -27,7 +27,7 @@ FOLDER = Path(__file__).parent / "gpt_sides"
 sys.path.insert(0, str(FOLDER))
 import common  # noqa: E402
 
-NAIVE, LIBRARY, XLA = "naive: 3-D products", "the library", "the library, options {}"
+NAIVE, LIBRARY, OPTIONS = "naive: 3-D products", "the library", "the library, with Eigen"
 BY_HAND, TORCH = "the best by hand", "PyTorch eager"
 ROOF_SIZE = 1040
 
@@ -88,7 +88,7 @@ def main() -> None:
     flags = parser.parse_args()
     print(measure.machine())
     jax_side = lambda name: [sys.executable, "in_jax.py", name]
-    names = {NAIVE: "naive", LIBRARY: "library", XLA: "xla", BY_HAND: "by_hand"}
+    names = {NAIVE: "naive", LIBRARY: "library", OPTIONS: "options", BY_HAND: "by_hand"}
     commands = {title: jax_side(name) for title, name in names.items()}
     torch = os.path.abspath(flags.torch)  # a link of an environment: it must not be followed
     if os.path.exists(torch) and not subprocess.run([torch, "-c", "import torch"], capture_output=True).returncode:

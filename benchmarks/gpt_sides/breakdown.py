@@ -1,11 +1,13 @@
-"""Where the time of the library's step goes, on one core: `python benchmarks/gpt_sides/breakdown.py`.
+"""Where the time of the library's step goes, on one core: `python benchmarks/gpt_sides/breakdown.py [options]`.
 
 Milliseconds of one step by what XLA calls the operation and by the shape of its result; products are named so.
+With `options`, Eigen computes the products that stand alone.
 """
 
 import collections
 import os
 import re
+import sys
 import tempfile
 from pathlib import Path
 
@@ -19,10 +21,10 @@ from jaxkit.runs import memory  # noqa: E402
 SHOWN = 40
 
 
-def main() -> None:
+def main(options: dict[str, str] | None) -> None:
     """Profiles the step after some others."""
     memory.keep_freed()
-    update, state, batch, key = in_jax.made()
+    update, state, batch, key = in_jax.made(options)
     step = update.lower(state, batch, key).compile()
     for _ in range(5):
         state, _ = jax.block_until_ready(step(state, batch, key))
@@ -56,4 +58,4 @@ def read(profile) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    main(in_jax.OPTIONS if "options" in sys.argv[1:] else None)

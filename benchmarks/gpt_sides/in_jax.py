@@ -1,4 +1,4 @@
-"""The small GPT in JAX, for benchmarks/gpt.py: `in_jax.py naive`, `library`, `xla`, `by_hand` or `roof`."""
+"""The small GPT in JAX, for benchmarks/gpt.py: `in_jax.py naive`, `library`, `options`, `by_hand` or `roof`."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ import optax
 from jaxkit import means, models, parallel, updates
 from jaxkit.runs import memory
 
-# Eigen for products that stand alone, as `parallel.jit` has it on a CPU; "xla" is the library without.
+# What XLA on a CPU takes for a product that stands alone: Eigen, not YNNPACK.
 OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
@@ -123,7 +123,7 @@ def main(side: str) -> None:
         import by_hand
 
         common.answer(plain(by_hand.apply, OPTIONS))
-    sides = {"naive": lambda: plain(naive), "library": library, "xla": lambda: library({}), "roof": roof}
+    sides = {"naive": lambda: plain(naive), "library": library, "options": lambda: library(OPTIONS), "roof": roof}
     common.answer(sides[side]())
 
 

@@ -14,18 +14,11 @@ from jaxkit.types import Evaluate, Gradients, Indexed, Layout
 
 AXIS = "devices"
 
-# XLA has two libraries to choose from on a CPU. YNNPACK keeps the sums and the convolutions; a product that stands
-# alone goes to Eigen, which takes a tenth off a small GPT's step, and changes nothing of a CNN's or an MLP's.
-_ON_A_CPU = {
-    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE,LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION"
-}
-
 
 def jit(*, compiler_options: Mapping[str, Any] | None = None) -> Layout:
     """Everything on one device.
 
-    `compiler_options` are XLA's, for the update alone: {"xla_...": value}, or {} for none. None takes what was
-    found to be fast: on a CPU products by Eigen, elsewhere nothing.
+    `compiler_options` are XLA's, for the update alone: {"xla_...": value}.
 
     Raises:
         UsageError: XLA has no such option, or it takes no such value.
@@ -34,12 +27,11 @@ def jit(*, compiler_options: Mapping[str, Any] | None = None) -> Layout:
         >>> jit().num_devices
         1
     """
-    if compiler_options:
-        _check_options(dict(compiler_options))
+    options = dict(compiler_options or {})
+    if options:
+        _check_options(options)
 
     def compiled(update):
-        found = _ON_A_CPU if jax.default_backend() == "cpu" else {}
-        options = dict(found if compiler_options is None else compiler_options)
         return _Program(update, options) if options else jax.jit(update, donate_argnums=0)
 
     return Layout(

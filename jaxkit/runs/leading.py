@@ -58,7 +58,7 @@ def train(
         begun.append(step)
         finish = beside.enter_context(tracking.beside(folder, config.writers, console))
         # Git and package versions take a moment; the first program compiles meanwhile.
-        ending.callback(process.in_background(note, aside=True))
+        ending.callback(process.in_background(note))
 
     with contextlib.ExitStack() as beside:
         with contextlib.ExitStack() as ending, process.signals() as stopped:

@@ -162,7 +162,7 @@ def train(
                     stopping.check(state.params, step, config)
                     recorder.sync()
                     saved = {"state": state, "interval": rows.interval()}
-                    saver.save(step, saved, recorder.noted(), beside=step < last and not stops)
+                    saver.save(step, saved, recorder.noted())
         jax.block_until_ready(state)
         worker.rest()
         with timer.pause():

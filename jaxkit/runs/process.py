@@ -112,17 +112,12 @@ def _give_up(seconds: float) -> None:
     os._exit(TRY_AGAIN)
 
 
-def in_background(function: Callable[[], None], *, aside: bool = False) -> Callable[[], None]:
-    """Starts a function on a thread; what is returned waits for it, and raises what it raised.
-
-    With aside=True the thread gives way to all others: see `step_aside`.
-    """
+def in_background(function: Callable[[], None]) -> Callable[[], None]:
+    """Starts a function on a thread; what is returned waits for it, and raises what it raised."""
     errors: list[BaseException] = []
 
     def guarded() -> None:
         try:
-            if aside:
-                step_aside()
             function()
         except BaseException as error:
             errors.append(error)
@@ -136,17 +131,6 @@ def in_background(function: Callable[[], None], *, aside: bool = False) -> Calla
             raise errors[0]
 
     return wait
-
-
-def step_aside() -> None:
-    """The calling thread, and what it starts from now on, runs where nothing else wants the processor.
-
-    Steps leave gaps: what runs in them takes nothing of the training, where a share of the processor, however
-    small, would. Where the system cannot do so (Linux can), nothing is changed.
-    """
-    if hasattr(os, "sched_setscheduler"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def age() -> float:

@@ -16,13 +16,13 @@ from jaxkit.runs import checkpoints, process
 class Saver(NamedTuple):
     """Saves one checkpoint at a time; `save` and `wait` raise what went wrong with the one before.
 
-    save:    (step, tree, noted, beside=True) -> None; waits for the one before, takes a copy, and returns; `noted`
-             says what the record holds; the writing gives way to what runs beside it, if anything does
+    save:    (step, tree, noted) -> None; waits for the one before, takes a copy, and returns; `noted` says what
+             the record holds
     wait:    () -> None; until the last one is on the disk
     stalled: () -> seconds that the caller has stood still for all of them
     """
 
-    save: Callable[..., None]
+    save: Callable[[int, Any, Mapping[str, str]], None]
     wait: Callable[[], None]
     stalled: Callable[[], float]
 
@@ -72,7 +72,7 @@ def saver(directory: Path, damaged: Collection[int] = ()) -> Saver:
         finally:
             stalled += time.monotonic() - began
 
-    def save(step: int, tree: Any, noted: Mapping[str, str], *, beside: bool = True) -> None:
+    def save(step: int, tree: Any, noted: Mapping[str, str]) -> None:
         nonlocal under_way, stalled, damaged
         done()
         began = time.monotonic()
@@ -82,7 +82,7 @@ def saver(directory: Path, damaged: Collection[int] = ()) -> Saver:
             write(tree)
         else:
             copy = jax.tree.map(_copied, jax.device_get(tree))
-            under_way = process.in_background(lambda: write(copy), aside=beside)
+            under_way = process.in_background(lambda: write(copy))
         stalled += time.monotonic() - began
 
     return Saver(save, done, lambda: stalled)

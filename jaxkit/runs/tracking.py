@@ -19,7 +19,6 @@ from typing import Any
 
 from jaxkit.errors import UsageError
 from jaxkit.runs import cursors, directory, sending
-from jaxkit.runs.process import step_aside
 
 # How long a run that is over, or was asked to stop, waits for its writers; the rest is for `jaxkit sync`.
 SECONDS_AFTER_THE_END = 30.0
@@ -46,9 +45,16 @@ def beside(run: Path, writers: Sequence[Any], console: Any) -> Iterator[Callable
 
 
 def start(
-    run: Path, writers: Sequence[Any], warn: Callable[[str], None], allow: Sequence[str] | None = None
+    run: Path,
+    writers: Sequence[Any],
+    warn: Callable[[str], None],
+    allow: Sequence[str] | None = None,
+    *,
+    aside: bool = True,
 ) -> Callable[[float], None]:
     """Starts the process, where there are writers; it ends by itself soon after this one has died.
+
+    With `aside` it gives way to everything else until it is told to finish.
 
     What comes back is given the seconds after which the process, told to send what is left, is ended; to call it
     again does nothing.
@@ -92,7 +98,7 @@ def start(
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
-    tell({"path": sys.path, "run": str(run), "allow": allow})
+    tell({"path": sys.path, "run": str(run), "allow": allow, "aside": aside})
     return finish
 
 
@@ -128,12 +134,17 @@ def _end(process: subprocess.Popen[str]) -> None:
         process.stdin.close()  # type: ignore[union-attr]
 
 
-def work(*, run: str, allow: Sequence[str] | None) -> None:
-    """What the process does: a thread for each writer, until it is told to finish or its parent is gone."""
+def work(*, run: str, allow: Sequence[str] | None, aside: bool) -> None:
+    """What the process does: a thread for each writer, until it is told to finish or its parent is gone.
+
+    With `aside` it runs where nothing else wants the processor, until then.
+    """
     from jaxkit.writers import libraries
 
-    os.nice(19)  # for systems where no process can do what the next line asks
-    step_aside()
+    for number in (signal.SIGTTIN, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)  # a library that asks the terminal is told that there is none
+    if aside:
+        _schedule("SCHED_IDLE")
     libraries.keep_quiet()
     messages = os.fdopen(os.dup(1), "w")
     # Whatever a library prints is for nobody.
@@ -149,6 +160,7 @@ def work(*, run: str, allow: Sequence[str] | None) -> None:
 
     def wait_for_the_end() -> None:
         line = sys.stdin.readline()
+        _schedule("SCHED_OTHER")
         # A second more than the other side waits; it says what was left.
         end = threading.Timer(1 + (json.loads(line) if line else SECONDS_AFTER_A_STOP), os._exit, (1,))
         end.daemon = True
@@ -163,6 +175,14 @@ def work(*, run: str, allow: Sequence[str] | None) -> None:
             thread.start()
         for thread in threads:
             thread.join()
+
+
+def _schedule(policy: str) -> None:
+    """Gives all threads of this process a policy of Linux's; elsewhere, or where it is not allowed, nothing."""
+    if hasattr(os, policy):
+        for thread in Path("/proc/self/task").iterdir():
+            with contextlib.suppress(OSError):
+                os.sched_setscheduler(int(thread.name), getattr(os, policy), os.sched_param(0))
 
 
 @contextlib.contextmanager
@@ -187,7 +207,7 @@ def sync(run: Path, writers: Sequence[Any], *, seconds: float, allow: Sequence[s
     """
     tasks = cursors.check(writers, allow)
     before = [cursors.missing(run, cursors.read(run, task)) for task in tasks]
-    start(run, writers, lambda text: None, allow)(seconds)
+    start(run, writers, lambda text: None, allow, aside=False)(seconds)
     found = []
     for task, rows in zip(tasks, before):
         cursor = cursors.read(run, task)

@@ -136,19 +136,6 @@ def test_the_training_goes_on_without_changing_what_is_saved(tmp_path):
     assert saver.stalled() > 0
 
 
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux can do this")
-def test_what_is_written_beside_the_training_gives_way_to_it_and_the_last_save_does_not(tmp_path, monkeypatch):
-    policies, write = [], arrays._write_part
-    noting = lambda *part: (policies.append(os.sched_getscheduler(0)), write(*part))[1]
-    monkeypatch.setattr(arrays, "_write_part", noting)
-    saver = saving.saver(tmp_path)
-    saver.save(1, {"w": np.ones(3)}, {})
-    saver.save(2, {"w": np.ones(3)}, {}, beside=False)
-    saver.wait()
-    assert policies == [os.SCHED_IDLE, os.SCHED_OTHER]
-    assert os.sched_getscheduler(0) == os.SCHED_OTHER
-
-
 def test_what_goes_wrong_beside_the_training_is_said_at_the_next_save(tmp_path, monkeypatch):
     saver = saving.saver(tmp_path)
     saver.save(1, {"w": np.ones(3)}, {})

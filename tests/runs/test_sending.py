@@ -10,7 +10,7 @@ import pytest
 
 from jaxkit import cli, configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import cursors, directory, files, record, sending, tailing
+from jaxkit.runs import cursors, directory, files, record, sending, tailing, tracking
 
 STEPS = 40
 
@@ -228,10 +228,15 @@ def test_sync_sends_what_is_missing_and_only_then_succeeds(tmp_path, capsys, mon
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="Linux can do this")
-def test_writers_run_where_nothing_else_wants_the_processor(tmp_path, capsys):
+@pytest.mark.parametrize(("aside", "policy"), [(True, "SCHED_IDLE"), (False, "SCHED_OTHER")])
+def test_beside_a_run_writers_have_what_nothing_else_wants_of_the_processor(tmp_path, aside, policy):
     run = make_run(tmp_path / "run", {"call": "reporting.policy", "path": str(tmp_path / "policy")}, steps=1)
-    assert sync(run, "--allow=reporting", capsys=capsys)[0] == 0
-    assert (tmp_path / "policy").read_text() == f"{os.SCHED_IDLE} {os.getsid(0)}"
+    writers = directory.read_config(run).writers
+    finish = tracking.start(run, writers, pytest.fail, ["reporting"], aside=aside)
+    while not (tmp_path / "policy").exists():
+        time.sleep(0.01)
+    finish(30)
+    assert (tmp_path / "policy").read_text() == f"{getattr(os, policy)} {os.getsid(0)}"
 
 
 def test_a_writer_that_hangs_is_ended_when_the_time_is_over(tmp_path, capsys):
