@@ -179,7 +179,7 @@ def work(*, run: str, allow: Sequence[str] | None, aside: bool) -> None:
 
 def _schedule(policy: str) -> None:
     """Gives all threads of this process a policy of Linux's; elsewhere, or where it is not allowed, nothing."""
-    if hasattr(os, policy):
+    if hasattr(os, "SCHED_IDLE"):
         for thread in Path("/proc/self/task").iterdir():
             with contextlib.suppress(OSError):
                 os.sched_setscheduler(int(thread.name), getattr(os, policy), os.sched_param(0))
