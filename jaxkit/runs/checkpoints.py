@@ -1,10 +1,10 @@
 """Checkpoints: complete or they do not count: the manifest, with the SHA-256 of every file, comes last.
 
 One process writes the arrays itself (`runs.arrays`); what many processes share goes through Orbax. A directory
-without a manifest is something that a kill left behind, whatever is in it. Deleting goes the other way round: the
-manifest goes first.
+without a manifest does not count, whatever is in it. Deleting goes the other way round: the manifest goes first.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -67,12 +67,21 @@ def save(
         raise
     if not leads:
         return
-    files.sync_directory(directory)
+    _note_first(directory, step)
     before = [found for found in steps(directory) if found < step and found not in damaged]
     gone = lambda number: (number < step or number in damaged) and number not in (*before[-1:], step)
     for path in directory.iterdir():
         if verifying.is_step(path) and gone(int(path.name)):
             _remove(path)
+
+
+def _note_first(directory: Path, step: int) -> None:
+    """Notes, for good, that a checkpoint is whole: from then on a directory without one has lost it."""
+    files.sync_directory(directory)
+    # The checkpoint is as good without the note; the next one tries again.
+    with contextlib.suppress(OSError):
+        if not (directory / verifying.FIRST).exists():
+            files.write_text(directory / verifying.FIRST, f"{step}\n")
 
 
 def _save_sharded(target: Path, tree: Any) -> None:
@@ -132,15 +141,15 @@ def restore(
     """The newest checkpoint that is what its manifest says, as numpy arrays; None where there is none.
 
     `abstract` is a dict of pytrees of shapes and dtypes; for a name in `shardings` the arrays are put on the
-    devices, where it says. A damaged checkpoint is named through `warn`, and passed over; where none is whole,
-    or one cannot be read, that is for the user to decide. With many processes each calls this, and process 0
-    chooses for all.
+    devices, where it says. A damaged checkpoint, or one without a manifest, is named through `warn`, and passed
+    over; where none is whole any more, or one cannot be read, that is for the user to decide. With many
+    processes each calls this, and process 0 chooses for all.
 
     Returns:
         (step, tree).
 
     Raises:
-        UsageError: there are checkpoints and none is whole, or one cannot be read now.
+        UsageError: there were checkpoints and none is whole, or one cannot be read now.
         ValueError: a whole checkpoint holds another structure than `abstract`.
     """
     step = together.from_first(verifying.newest(directory, warn) if jax.process_index() == 0 else 0)

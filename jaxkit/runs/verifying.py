@@ -10,6 +10,8 @@ from jaxkit.errors import UsageError
 from jaxkit.runs import arrays, files
 
 MANIFEST = "manifest.json"
+# Stands beside the checkpoints from the first whole one on: where there is none any more, they were lost.
+FIRST = "first"
 # What is wrong with the file, and not with the way to it: time does not mend it.
 _DAMAGE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 
@@ -21,17 +23,22 @@ def steps(directory: Path) -> list[int]:
         >>> steps(Path("there_is_no_such_directory"))
         []
     """
+    return [step for step in _named(directory) if _exists(directory / str(step) / MANIFEST)]
+
+
+def _named(directory: Path) -> list[int]:
+    """The steps that something is named after, with a manifest or without, oldest first."""
     # Not by a glob: that takes what it may not, or cannot, look into for empty.
     try:
         found = [directory / name for name in os.listdir(directory)]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(int(path.name) for path in found if is_step(path) and _has_manifest(path))
+    return sorted(int(path.name) for path in found if is_step(path))
 
 
-def _has_manifest(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        os.stat(path / MANIFEST)
+        os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -58,14 +65,21 @@ def manifest(directory: Path, step: int) -> dict[str, Any]:
 
 
 def newest(directory: Path, warn: Callable[[str], None]) -> int:
-    """The step of the newest checkpoint that is whole, -1 where there is none at all; names others through `warn`.
+    """The step of the newest checkpoint that is whole, -1 where there never was one; names others through `warn`.
 
     Raises:
-        UsageError: there are some and none is whole, or one cannot be read now.
+        UsageError: none is whole, but one is damaged, or one was whole once; or one cannot be read now.
     """
     damaged: list[str] = []
     try:
-        for step in reversed(steps(directory)):
+        once, whole = _exists(directory / FIRST), steps(directory)
+        without = [step for step in reversed(_named(directory)) if step not in whole]
+        for step in without:
+            warn(
+                f"checkpoint {step} has no {MANIFEST} and is passed over: it was being written or deleted when a"
+                " process was killed, or the file was lost"
+            )
+        for step in reversed(whole):
             damage = verify(directory / str(step))
             if damage is None:
                 return step
@@ -76,10 +90,12 @@ def newest(directory: Path, warn: Callable[[str], None]) -> int:
             f"{error.filename or directory}: cannot be read ({error.strerror}), and may be whole; start the same"
             " command again when it can, or move that checkpoint away to go on from the one before"
         ) from error
-    if damaged:
+    # A kill in the very first save leaves one without a manifest, too: there is nothing to lose yet.
+    if damaged or once:
+        damaged += [f"{step}: {MANIFEST} is missing" for step in without]
         raise UsageError(
-            f"{directory}: none of the checkpoints is whole ({'; '.join(damaged)}); restore one from a copy, or"
-            " move the directory away to start again from step 0"
+            f"{directory}: none of the checkpoints is whole ({'; '.join(damaged) or 'all are gone'}); restore one"
+            " from a copy, or move the directory away to start again from step 0"
         )
     return -1
 

@@ -63,7 +63,7 @@ def main(disk: Path) -> dict:
     filler, folder = disk / "filler", disk / "run" / directory.CHECKPOINTS
     full = start(disk, filler)
     left = {step: checkpoints.verify(folder / str(step)) for step in checkpoints.steps(folder)}
-    names = sorted(path.name for path in folder.iterdir())
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     filler.unlink()
     again = start(disk, None)
     steps = [row["step"] for row in record.read(disk / "run" / directory.METRICS)]

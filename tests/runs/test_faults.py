@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from jaxkit import cli, configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import arrays, checkpoints, compare, directory, files, record, saving, sending
+from jaxkit.runs import arrays, checkpoints, compare, directory, files, leading, record, saving, sending
 
 TOP = Path(__file__).parent.parent.parent
 CONFIG = configs.freeze({"num_steps": 30, "seed": 0})
@@ -121,6 +122,12 @@ def test_a_missing_status_is_made_anew(run):
     assert directory.status(run)["status"] == "interrupted"
 
 
+def test_a_run_that_goes_on_says_no_more_what_its_end_was(run):
+    with directory.claim(run, CONFIG, "blobs") as claim:
+        leading.begin(run, CONFIG, claim, {}, step=30)
+    assert directory.summary(run)["params_sha256"] is None
+
+
 def missing(path: Path) -> None:
     path.unlink()
 
@@ -220,6 +227,60 @@ def test_a_run_of_which_no_checkpoint_is_whole_is_not_started_over(run):
     assert restore(run) == (None, [])
 
 
+@pytest.mark.parametrize(("lost", "left"), [(30, 20), (20, 30)])
+def test_a_checkpoint_that_lost_its_manifest_is_named_and_passed_over(run, lost, left):
+    (run / f"checkpoints/{lost}/manifest.json").unlink()
+    step, warnings = restore(run)
+    assert step == left
+    assert [warning.partition(":")[0] for warning in warnings] == [
+        f"checkpoint {lost} has no manifest.json and is passed over"
+    ]
+
+
+def test_a_run_that_lost_all_its_manifests_is_not_started_over(run):
+    for path in (run / "checkpoints").glob("*/manifest.json"):
+        path.unlink()
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    missing = r"\(30: manifest.json is missing; 20: manifest.json is missing\)"
+    with pytest.raises(UsageError, match=rf"none .* is whole {missing}; .* move the directory away"):
+        restore(run)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    for step in (20, 30):
+        shutil.rmtree(run / f"checkpoints/{step}")
+    with pytest.raises(UsageError, match=r"none of the checkpoints is whole \(all are gone\)"):
+        restore(run)
+
+
+DIES = """
+import os, pathlib, signal, sys
+import numpy as np
+from jaxkit.runs import checkpoints, files
+files.write_json = lambda path, value: os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.save(pathlib.Path(sys.argv[1]), 20, {"weights": np.zeros(3)})
+"""
+
+
+def test_a_run_that_was_killed_in_its_first_save_starts_over(tmp_path):
+    folder = tmp_path / "checkpoints"
+    done = subprocess.run([sys.executable, "-c", DIES, str(folder)], check=False, cwd=TOP)
+    assert done.returncode == -signal.SIGKILL
+    assert [path.name for path in folder.rglob("*")] == ["20", "state-0.safetensors"]
+    step, warnings = restore(tmp_path)
+    assert step is None
+    assert [warning[:13] for warning in warnings] == ["checkpoint 20"]
+    # It began again, was asked to stop after another step, and killed in that save, too.
+    shutil.copytree(folder / "20", folder / "7")
+    assert restore(tmp_path)[0] is None
+    checkpoints.save(folder, 20, tree(20))
+    assert {path.name for path in folder.iterdir()} == {"20", "first"}
+    # Killed before the note: the next save makes it.
+    (folder / "first").unlink()
+    assert restore(tmp_path)[0] == 20
+    checkpoints.save(folder, 30, tree(30))
+    assert (folder / "first").read_text() == "30\n"
+    assert {path.name for path in folder.iterdir()} == {"20", "30", "first"}
+
+
 def test_a_damaged_checkpoint_takes_no_place_of_a_whole_one(run):
     checkpoints.save(run / "checkpoints", 10, tree(10))
     shutil.rmtree(run / "checkpoints/20")
@@ -252,7 +313,7 @@ def test_what_a_kill_left_behind_goes_with_the_next_save(run, tmp_path):
     checkpoints.save(run / "checkpoints", 40, tree(40))
     assert checkpoints.steps(run / "checkpoints") == [30, 40]
     checkpoints.save(run / "checkpoints", 50, tree(50))
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["40", "50"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["40", "50", "first"]
     # Of a link only the link goes.
     assert checkpoints.verify(tmp_path / "elsewhere") is not None
     assert (tmp_path / "elsewhere/state-0.safetensors").is_file()

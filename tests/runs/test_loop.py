@@ -87,11 +87,12 @@ def without_wall(workdir: Path) -> list[dict]:
     ]
 
 
-def final(workdir: Path) -> dict[str, str]:
+def final(workdir: Path) -> tuple[str, dict[str, str]]:
+    """The SHA-256 of the parameters, and of all that the last checkpoint holds: the state, the open interval."""
     found = checkpoints.steps(workdir / directory.CHECKPOINTS)[-1]
     manifest = json.loads((workdir / directory.CHECKPOINTS / str(found) / "manifest.json").read_text())
     assert manifest["step"] == STEPS
-    return directory.summary(workdir)["params_sha256"]
+    return directory.summary(workdir)["params_sha256"], manifest["files"]
 
 
 @pytest.fixture(scope="module")
@@ -158,20 +159,23 @@ def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(tmp_path, u
     assert without_wall(workdir) == without_wall(uninterrupted)
 
 
-def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(tmp_path, uninterrupted, capsys):
+@pytest.mark.parametrize(("name", "said"), [("state-0.safetensors", "is damaged"), ("manifest.json", "has no")])
+def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(
+    tmp_path, uninterrupted, capsys, name, said
+):
     import shutil
 
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     directory.set_status(workdir, status="running")
-    victim = next(
-        path for path in (workdir / "checkpoints/30").rglob("*") if path.is_file() and path.stat().st_size > 100
-    )
+    victim = workdir / "checkpoints/30" / name
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
-    victim.write_bytes(content)
+    victim.unlink()
+    if name != checkpoints.MANIFEST:
+        victim.write_bytes(content)
     assert run(workdir, config()) == command.OK
-    assert "checkpoint 30 is damaged" in capsys.readouterr().out
+    assert f"checkpoint 30 {said}" in capsys.readouterr().out
     assert final(workdir) == final(uninterrupted)
     assert without_wall(workdir) == without_wall(uninterrupted)
 

@@ -57,6 +57,11 @@ def damaged_checkpoints(run: Path) -> None:
         path.write_bytes(path.read_bytes()[:-1])
 
 
+def lost_manifests(run: Path) -> None:
+    for path in (run / directory.CHECKPOINTS).glob("*/manifest.json"):
+        path.unlink()
+
+
 REFUSED = {
     "is not the data that this run was started with": other_data,
     r"config.data.train: is not the data .*: name: recorded None, found blobs": no_manifest,
@@ -65,6 +70,7 @@ REFUSED = {
     r"none of the checkpoints is whole \(13: .*, or move the directory away to start again from step 0$": (
         damaged_checkpoints
     ),
+    r"none of the checkpoints is whole \(13: manifest.json is missing; 10: ": lost_manifests,
 }
 
 
