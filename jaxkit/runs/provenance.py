@@ -22,10 +22,15 @@ KEYS = (
     *("credentials", "*credentials*.json", "*credentials*.ini", "*service*account*.json", "*secret*.json"),
     *("*secrets*.y*ml", "*secrets*.toml", "kubeconfig", ".htpasswd"),
 )
+# Git searches for the same: what its regular expressions (POSIX, extended) and Python's have in common.
 _KEY = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\b(AKIA|ASIA)[0-9A-Z]{16}\b"
-    rb"|\bgh[pousr]_[A-Za-z0-9]{36}|\bsk-[A-Za-z0-9]{40}"
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|(^|[^0-9A-Za-z_])"
+    rb"((AKIA|ASIA)[0-9A-Z]{16}([^0-9A-Za-z_]|$)|gh[pousr]_[A-Za-z0-9]{36}|sk-[A-Za-z0-9]{40})",
+    re.MULTILINE,
 )
+_BY_CONTENT = "it looks like a key by its content"
+# The names of the files of which a line that looks so was removed or added, in text or not.
+_SEARCH = ("--name-only", "-z", "--text", f"-G{_KEY.pattern.decode()}")
 # What changes the numbers; nothing else of the environment is written down, it may hold secrets.
 ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "CUDA_VISIBLE_DEVICES")
 
@@ -163,16 +168,20 @@ def patch(directory: Path, *, leave_out: Path) -> bytes:
     """What the commit does not say: changed and new files as one patch that `git apply` takes.
 
     Without git, or where nothing differs, it is empty. What is larger than 10 MB is left out, one file or all
-    together, and so are files that look like keys, or that cannot be read; the text says so. Neither `leave_out`
-    (the run directory) nor a directory `runs` is part of it.
+    together, and so are files that look like keys, now or in the commit, or that cannot be read; the text says so.
+    Neither `leave_out` (the run directory) nor a directory `runs` is part of it.
     """
     root = repository.top(directory)
     if root is None:
         return b""
     changed = _changed(root, leave_out.absolute())
     reasons = {path: _why_not(root / path) for path in changed or ()}
+    wanted = lambda: [path for path in reasons if not reasons[path]]
+    # A key that was removed stands in the difference all the same.
+    removed = None if changed is None else _difference(root, wanted(), *_SEARCH)
+    reasons |= {path: _BY_CONTENT for path in os.fsdecode(removed or b"").split("\0") if path}
     said = b"".join(os.fsencode(f"# left out: {path}, {why}\n") for path, why in reasons.items() if why)
-    difference = None if changed is None else _difference(root, [path for path in changed if not reasons[path]])
+    difference = None if removed is None else _difference(root, wanted(), "-p", "--binary")
     if difference is None:
         return said + b"# left out: all of the patch, git could not make it\n"
     if len(difference) > MAX_PATCH_BYTES:
@@ -180,8 +189,8 @@ def patch(directory: Path, *, leave_out: Path) -> bytes:
     return said + difference
 
 
-def _difference(root: Path, names: list[str]) -> bytes | None:
-    """What these files make different from the commit, as a patch; None where git cannot say it."""
+def _difference(root: Path, names: list[str], *form: str) -> bytes | None:
+    """What these files make different from the commit, in a form of git's; None where git cannot say it."""
     if not names:
         return b""
     with repository.beside(root) as environment:
@@ -189,8 +198,10 @@ def _difference(root: Path, names: list[str]) -> bytes | None:
         add = ("update-index", "-z", "--add", "--remove", "--replace", "--stdin")
         given = os.fsencode("".join(f"{name}\0" for name in names))
         # Not `diff`: how users like to see theirs is for nobody to apply.
-        for step in (("read-tree", "HEAD"), add, ("diff-index", "--cached", "-p", "--binary", "HEAD")):
-            found = repository.git(root, *step, environment=environment, given=given if step is add else b"")
+        for step in (("read-tree", "HEAD"), add, ("diff-index", "--cached", *form, "HEAD")):
+            # What is searched for is bytes; what filters make of a file is for the user's own locale.
+            env = environment if step is add else {**environment, "LC_ALL": "C"}
+            found = repository.git(root, *step, environment=env, given=given if step is add else b"")
             if found is None:
                 return None
         return found
@@ -198,12 +209,13 @@ def _difference(root: Path, names: list[str]) -> bytes | None:
 
 def _why_not(path: Path) -> str:
     """Why a file is no part of a patch; empty where it is."""
+    # Also of one that was deleted: the patch would hold what was in it.
+    if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in KEYS):
+        return "it looks like a key by its name"
     try:
         if path.stat().st_size > MAX_PATCH_BYTES:
             return f"more than {MAX_PATCH_BYTES} bytes"
-        if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in KEYS):
-            return "it looks like a key by its name"
-        return "it looks like a key by its content" if _KEY.search(path.read_bytes()) else ""
+        return _BY_CONTENT if _KEY.search(path.read_bytes()) else ""
     except (FileNotFoundError, NotADirectoryError):
         return ""
     except OSError:
@@ -212,7 +224,8 @@ def _why_not(path: Path) -> str:
 
 def _changed(root: Path, leave_out: Path) -> list[str] | None:
     """The files that differ from the commit, removed ones too; no pipes, sockets or what is in a run directory."""
-    changed = repository.git(root, "diff", "--name-only", "-z", "HEAD")
+    # Not as renames: those name the new file alone.
+    changed = repository.git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD")
     new = repository.git(root, "ls-files", "--others", "--exclude-standard", "-z")
     if changed is None or new is None:
         return None

@@ -26,7 +26,7 @@ def repository(tmp_path):
 def test_the_patch_brings_a_clean_checkout_to_the_same_files(repository):
     top, git = repository
     (top / "code.py").write_text("a = 2\n")
-    (top / "gone.py").unlink()
+    git("mv", "gone.py", "renamed.py")
     (top / "new file.bin").write_bytes(bytes(range(256)))
     (top / "runs").mkdir()
     (top / "runs/large").write_text("not part of it")
@@ -39,6 +39,7 @@ def test_the_patch_brings_a_clean_checkout_to_the_same_files(repository):
     subprocess.run(["git", "-C", top, "apply", "-"], input=patch, check=True)
     assert (top / "code.py").read_text() == "a = 2\n"
     assert not (top / "gone.py").exists()
+    assert (top / "renamed.py").read_text() == "b = 1\n"
     assert (top / "new file.bin").read_bytes() == bytes(range(256))
     assert b"not part of it" not in patch
     assert b"nor this" not in patch
@@ -84,6 +85,32 @@ def test_what_looks_like_a_key_is_left_out_and_said_so(repository, name, content
     assert patch.startswith(f"# left out: {name}, it looks like a key".encode())
     assert content.encode() not in patch
     assert b"a = 6" in patch
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        (".env", "TOKEN=hidden\n", None),
+        ("id_rsa", "hidden\n", None),
+        ("notes.txt", KEY + "hidden\n", None),
+        ("settings.py", "b = 1\ntoken = 'AKIA" + "HIDDEN0HIDDEN0HI'\n", "b = 1\n"),
+        ("binary", "\0\1\udcff" + "AKIA" + "HIDDEN0HIDDEN0HI\0", "\0\1"),
+    ],
+)
+def test_what_looked_like_a_key_in_the_commit_is_left_out_and_said_so(repository, name, before, now):
+    top, git = repository
+    (top / name).write_bytes(os.fsencode(before))
+    git("add", ".")
+    git("commit", "-qm", "second")
+    (top / "code.py").write_text("a = 14\n")
+    (top / "gone.py").unlink()
+    (top / name).unlink() if now is None else (top / name).write_text(now)
+    patch = provenance.patch(top, leave_out=top / "out")
+    assert patch.startswith(f"# left out: {name}, it looks like a key".encode())
+    assert patch.count(name.encode()) == 1
+    assert b"hidden" not in patch.lower()
+    assert b"a = 14" in patch
+    assert b"-b = 1" in patch
 
 
 def test_names_that_only_sound_like_keys_are_kept(repository):
