@@ -119,7 +119,8 @@ def begin(
     if claim.changed:
         change_config(folder, config, after_step=step)
     assets.keep(missing)
-    directory.set_status(folder, status="running")
+    # What an earlier end said of the parameters is no longer so.
+    directory.set_status(folder, status="running", params_sha256=None)
 
 
 def change_config(workdir: Path, config: configs.Frozen, *, after_step: int) -> None:

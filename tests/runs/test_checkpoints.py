@@ -104,6 +104,23 @@ def test_another_tree_is_refused_with_the_place(tmp_path, change, message):
         arrays.read(tmp_path, change(tree))
 
 
+def test_the_sha256_of_a_checkpoint_is_one_of_names_types_shapes_and_bits(tmp_path):
+    leaves = {"a": np.zeros((2, 3), np.float32), "b": np.ones(6, np.int32)}
+    others = [
+        leaves | {"a": np.array([[0, 0, 0], [0, 0, -0.0]], np.float32)},
+        leaves | {"a": np.zeros((3, 2), np.float32)},
+        leaves | {"a": np.zeros((2, 3), np.int32)},
+        {"a": leaves["a"], "c": leaves["b"]},
+        {"a": leaves["b"], "b": leaves["a"]},
+    ]
+    found = []
+    for number, tree in enumerate([leaves, {name: leaf.copy() for name, leaf in leaves.items()}, *others]):
+        checkpoints.save(tmp_path / str(number), 1, tree)
+        found.append(checkpoints.manifest(tmp_path / str(number), 1)["files"]["state-0.safetensors"])
+    assert found[0] == found[1]
+    assert len(set(found)) == 1 + len(others)
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the same path"):
         arrays.write(tmp_path, {"a.b": np.zeros(2), "a": {"b": np.ones(2)}})

@@ -87,12 +87,16 @@ def without_wall(workdir: Path) -> list[dict]:
     ]
 
 
-def final(workdir: Path) -> tuple[str, dict[str, str]]:
-    """The SHA-256 of the parameters, and of all that the last checkpoint holds: the state, the open interval."""
+def final(workdir: Path) -> str:
     found = checkpoints.steps(workdir / directory.CHECKPOINTS)[-1]
     manifest = json.loads((workdir / directory.CHECKPOINTS / str(found) / "manifest.json").read_text())
     assert manifest["step"] == STEPS
-    return directory.summary(workdir)["params_sha256"], manifest["files"]
+    return directory.summary(workdir)["params_sha256"]
+
+
+def saved(workdir: Path) -> dict[str, str]:
+    """The SHA-256 of all that the last checkpoint holds: the state, and the metrics of the interval."""
+    return checkpoints.manifest(workdir / directory.CHECKPOINTS, STEPS)["files"]
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,7 @@ def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(tmp_path, u
     assert checkpoints.steps(workdir / directory.CHECKPOINTS)[-1] == stop_after + 1
     assert run(workdir, config()) == command.OK
     assert final(workdir) == final(uninterrupted)
+    assert saved(workdir) == saved(uninterrupted)
     assert without_wall(workdir) == without_wall(uninterrupted)
 
 
@@ -212,6 +217,7 @@ def test_other_forms_resume_exactly_too(tmp_path, changes):
     assert run(tmp_path / "parts", other, stop_after=2) == command.TRY_AGAIN
     assert run(tmp_path / "parts", other) == command.OK
     assert final(tmp_path / "parts") == final(tmp_path / "whole")
+    assert saved(tmp_path / "parts") == saved(tmp_path / "whole")
     assert without_wall(tmp_path / "parts") == without_wall(tmp_path / "whole")
 
 
