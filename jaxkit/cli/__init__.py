@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jaxkit import __version__, configs
-from jaxkit.cli import pinning, planning, proving, reading, syncing
+from jaxkit import __version__
+from jaxkit.cli import parsing, pinning, planning, proving, reading, syncing
 from jaxkit.errors import UsageError
 
 
@@ -15,11 +15,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb; returns the exit code: 0 only on success, 2 for a mistake that one line explains."""
     from jaxkit.runs.command import explained
 
-    rest, overrides = _parser().parse_known_args(argv)
-    with explained(debug=rest.debug):
-        unknown, changes = configs.split_overrides(overrides)
-        if unknown:
-            raise UsageError(f"there is no flag {unknown[0]} (see jaxkit {rest.verb} --help)")
+    argv = sys.argv[1:] if argv is None else argv
+    with explained(debug="--debug" in argv):
+        rest, changes = parsing.parse(*_parser(), argv)
         if changes and "config" not in rest:
             path, text = changes[0]
             how = (
@@ -38,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> tuple[parsing.Parser, dict[str, parsing.Parser]]:
+    """The parser of the command, and that of each verb."""
+    parser = parsing.Parser(
         prog="jaxkit",
         description="Look at an experiment before it runs, and at runs afterwards.",
         epilog="Training is the experiment's own command: python experiments/NAME.py --config=configs/X.py",
@@ -83,4 +82,4 @@ def _parser() -> argparse.ArgumentParser:
     )
     reading.add(verb)
     proving.add(verb)
-    return parser
+    return parser, verbs.choices
