@@ -560,6 +560,32 @@ def test_fields_are_checked(name, value, wanted):
     assert message(lambda: configs.check_fields({**missing, f"{name}x": value})) == misspelt
 
 
+@pytest.mark.parametrize("name", ["stop_onn", "stopon", "stp_on", "stop_no", "stop-on", "stops_on"])
+def test_a_field_that_nobody_would_miss_is_not_misspelt(name):
+    rule = {"nonfinite": False}
+    assert message(lambda: configs.check_fields({**FIELDS, name: rule})) == (
+        f"config has no 'stop_on'; is it the '{name}' there? If that is a field of the experiment's own,"
+        " name it otherwise, or say 'stop_on' too"
+    )
+    assert configs.check_fields({**FIELDS, name: rule, "stop_on": {}})[name] == rule
+
+
+@pytest.mark.parametrize(
+    "name", ["stop", "stop_at", "stop_when", "stop_loss", "stop_token", "early_stop", "top_k"]
+)
+def test_a_field_of_the_experiments_own_is_not_taken_for_another(name):
+    assert configs.check_fields({**FIELDS, name: 3})[name] == 3
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "configs").glob("*.py")), ids=lambda p: p.stem
+)
+def test_no_config_has_a_field_that_is_taken_for_another(path):
+    config = configs.thaw(configs.read(str(path), []))
+    del config["stop_on"]
+    assert configs.check_fields(config) == config
+
+
 def test_a_seed_has_32_bits():
     # Why check_fields bounds it: jax itself drops the rest without a word.
     assert jax.random.key(2**32) == jax.random.key(0)

@@ -57,12 +57,16 @@ _OPTIONAL = {
     "stop_on": _Field('{"nonfinite": True or False, "spike": None or a number above 1}', _is_stop_rule),
 }
 
+# The likeness of two names of 7 letters, as difflib has it, when one is changed, swapped, missing or too much.
+_A_LETTER_AWAY = 0.85
+
 
 def check_fields(config: Any) -> Frozen:
     """The config, frozen, after a look that it has the fields of every config, each of its type.
 
     Raises:
-        UsageError: names the path, what came and what was wanted.
+        UsageError: names the path, what came and what was wanted; a field of the experiment's own whose name is a
+            letter away from one that the config may have, and has not.
 
     Example:
         >>> check_fields({"seed": 0, "num_step": 100})
@@ -81,4 +85,18 @@ def check_fields(config: Any) -> Frozen:
     for name, field in _OPTIONAL.items():
         if name in config and not field.fits(config[name]):
             raise UsageError(f"{where}.{name}: came {thaw(config[name])!r}, wanted {field.wanted}")
+        if name not in config:
+            _check_not_misspelt(config, name, where)
     return config
+
+
+def _check_not_misspelt(config: Frozen, name: str, where: str) -> None:
+    """Nobody would miss a field that a config need not have: what is a letter away from it is taken for it."""
+    import difflib
+
+    own = set(config) - set(_FIELDS) - set(_OPTIONAL)
+    for near in difflib.get_close_matches(name, own, n=1, cutoff=_A_LETTER_AWAY):
+        raise UsageError(
+            f"{where} has no {name!r}; is it the {near!r} there? If that is a field of the experiment's own,"
+            f" name it otherwise, or say {name!r} too"
+        )
