@@ -10,13 +10,13 @@ from jaxkit import configs
 def data(arguments: argparse.Namespace) -> int:
     """Opens the data of an experiment and prints its manifests and their reference."""
     from jaxkit.cli.planning import recipe_of
-    from jaxkit.data import pinning
+    from jaxkit.data import opening, pinning
     from jaxkit.runs import files
     from jaxkit.runs.command import compose
 
     config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
     made = compose(recipe_of(Path(arguments.experiment)), config)
-    manifests = {split: dict(source.open().manifest) for split, source in made.data.items()}
+    manifests = {split: dict(found.manifest) for split, found in opening.opened(made.data).items()}
     ref = pinning.reference(manifests)
     if arguments.write:
         files.write_json(Path(arguments.write), manifests)

@@ -37,6 +37,7 @@ _SUBMODULES = (
     "corpora",
     "locations",
     "manifests",
+    "opening",
     "pinning",
     "prepared",
     "prompts",

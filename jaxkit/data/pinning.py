@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit import errors
-from jaxkit.data import manifests
+from jaxkit.data import manifests, opening
 from jaxkit.types import Examples, Source
 
 
@@ -50,7 +50,7 @@ def pinned(*, ref: str, **splits: Source) -> dict[str, Source]:
 
     @cache
     def opened() -> dict[str, Examples]:
-        found = {split: source.open() for split, source in splits.items()}
+        found = opening.opened(splits)
         check({split: examples.manifest for split, examples in found.items()})
         return found
 

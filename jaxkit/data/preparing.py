@@ -104,7 +104,8 @@ def prepared(make: Callable[[], Any], *, name: str, directory: Path) -> Any:
         with locked(directory, name):
             builder = make()  # another process may have prepared it by now
             if not builder.data_path.exists():
-                with _patience(offline), _progress(quiet=name in _QUIET):
+                # Without a network there is little to wait for, and what comes of it is one line.
+                with _patience(offline), _progress(quiet=offline or name in _QUIET):
                     _prepare(builder)
             return builder
     except ImportError as error:
@@ -112,7 +113,7 @@ def prepared(make: Callable[[], Any], *, name: str, directory: Path) -> Any:
         extra = _EXTRAS.get(package, "tensorflow")
         why = f"needs the package {package}: pip install 'jaxkit[{extra}]'"
     except Exception as error:
-        why = "failed: " + _line(error)
+        why = f"failed: {_line(error)}; mend that, or name the directory that it is prepared in"
         if offline and type(error).__name__ == "ConnectionError":
             why = "needs a network: prepare it where there is one, and copy the directory"
     raise errors.UsageError(

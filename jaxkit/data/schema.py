@@ -72,7 +72,7 @@ def check(arrays: Mapping[str, np.ndarray], schema: Mapping[str, Field], *, wher
         >>> check({"label": np.array([3, 12])}, {"label": Field((), np.int64, 10)}, where="mine/all")
         Traceback (most recent call last):
         ...
-        jaxkit.errors.UsageError: mine/all: label: came 12 at example 1, wanted 0..9 (10 classes)
+        jaxkit.errors.UsageError: mine/all: label: came 12 at example 1, wanted 0..9 (10 classes); correct ...
     """
     missing, extra = sorted(schema.keys() - arrays.keys()), sorted(arrays.keys() - schema.keys())
     if missing or extra:
@@ -97,5 +97,5 @@ def _check_classes(array: np.ndarray, name: str, num_classes: int, where: str) -
         first = np.argwhere((array < 0) | (array >= num_classes))[0]
         raise errors.UsageError(
             f"{where}: {name}: came {array[tuple(first)]} at example {first[0]}, "
-            f"wanted 0..{num_classes - 1} ({num_classes} classes)"
+            f"wanted 0..{num_classes - 1} ({num_classes} classes); correct the data, or the number of classes"
         )

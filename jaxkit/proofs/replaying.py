@@ -95,7 +95,7 @@ def _built(
     alone = configs.replace(config, {"layout": {"call": "jaxkit.parallel.jit"}, "writers": ()})
     configs.check_calls(alone, allow=(*configs.ALLOWED, *allow))
     built = command.compose(recipe, alone)
-    examples = built.data["train"].open()
+    examples = data.opening.opened({"train": built.data["train"]})["train"]
     provenance.check_same_data(run, {"train": examples.manifest})
     return built, examples
 

@@ -130,6 +130,7 @@ def run(
     memory.keep_freed()
     import jax
 
+    from jaxkit.data import opening
     from jaxkit.recipe import plan
     from jaxkit.runs import leading, together
 
@@ -143,7 +144,7 @@ def run(
         directory.check(folder, config, experiment, allow)
         checkpoints.check_room(folder, planned.state_bytes)
         cursors.check(config.writers)
-    examples = {split: source.open() for split, source in built.data.items()}
+    examples = opening.opened(built.data)
     worker.says(directory=str(folder.absolute()))
     begun: list[int] = []
     with directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as claim:

@@ -71,7 +71,8 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
         if array.shape[0] % microbatches:
             raise ValueError(
                 f"microbatches: {microbatches} do not divide the batch of {array.shape[0]}"
-                " that each device is given; change one of them"
+                " that each device is given; change config.batch_size, or config.microbatches where the recipe"
+                " has them from there"
             )
         return array.reshape(microbatches, array.shape[0] // microbatches, *array.shape[1:])
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jaxkit import cli, configs, data
-from jaxkit.data import locations, pinning
+from jaxkit.data import locations, opening, pinning, schema
 from jaxkit.errors import UsageError
 
 
@@ -49,6 +49,23 @@ def test_a_file_of_manifests_says_what_differs(tmp_path):
     longer = sources() | {"test": data.arrays({"x": np.arange(3)}, name="mine", split="test")}
     with pytest.raises(UsageError, match=r"here: test: size: recorded 2, found 3; sha256: recorded"):
         data.pinned(ref=str(tmp_path / "mine.json"), **longer)["train"].open()
+
+
+def test_the_split_that_cannot_be_opened_is_named_whichever_is_asked_for():
+    labels = data.arrays({"y": np.array([0, 2])}, name="mine", split="test", num_classes={"y": 3})
+    off = {**labels.open().arrays, "y": np.array([0, 7], np.int32)}
+    check = lambda: schema.check(off, labels.schema, where=labels.name)
+    splits = sources() | {"test": labels._replace(open=check)}
+    with pytest.raises(
+        UsageError, match=r"^config\.data\.test: mine/test: y: came 7 at example 1, wanted 0\.\.2 "
+    ):
+        opening.opened(data.pinned(ref=f"mine@sha256:{'0' * 64}", **splits))
+
+
+def test_a_file_that_is_not_there_is_said_to_be_the_data(tmp_path):
+    missing = sources()["train"]._replace(open=lambda: np.load(tmp_path / "x.npy"))
+    with pytest.raises(UsageError, match=r"^config\.data\.train: mine/train: cannot be read \(.*x\.npy'\); is it"):
+        opening.opened({"train": missing})
 
 
 @pytest.mark.parametrize("ref", ["digits", "digits@sha256:abc", "no/such/file.json", "digits@md5:" + "0" * 32])

@@ -7,6 +7,8 @@ from jaxkit.types import Field
 
 SCHEMA = {"image": Field((8, 8, 1), np.uint8), "label": Field((), np.int32, 10)}
 
+MEND = "correct the data, or the number of classes"
+
 
 def good():
     return {"image": np.zeros((4, 8, 8, 1), np.uint8), "label": np.array([0, 9, 3, 1], np.int32)}
@@ -35,11 +37,11 @@ def test_good_examples_pass():
         ),
         (
             {"label": np.array([0, 9, 12, 1], np.int32)},
-            "mine/all: label: came 12 at example 2, wanted 0..9 (10 classes)",
+            "mine/all: label: came 12 at example 2, wanted 0..9 (10 classes); " + MEND,
         ),
         (
             {"label": np.array([0, -1, 12, 1], np.int32)},
-            "mine/all: label: came -1 at example 1, wanted 0..9 (10 classes)",
+            "mine/all: label: came -1 at example 1, wanted 0..9 (10 classes); " + MEND,
         ),
     ],
 )
