@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,8 @@ SMALL = [
     "--config.checkpoint_every=20",
     "--config.picture=False",
 ]
+# What is refused before data is read is refused with data that nobody may read.
+UNOPENED = "--config.data.train.call=tests.runs.sources.unopened"
 
 
 def main(*flags: str, capsys) -> tuple[int, str, str]:
@@ -65,19 +68,48 @@ MISTAKES = {
         [*SMALL, "--config.batch_size=30", "--config.layout={'call': 'jaxkit.parallel.pmap', 'num_devices': 4}"],
         "config.batch_size: 30 does not divide over the 4 parts of config.layout; use a multiple of 4",
     ),
-    "microbatches": ([*SMALL, "--config.microbatches=3"], "microbatches: 3 do not divide the batch of 128"),
+    "microbatches": (
+        [*SMALL, "--config.microbatches=3"],
+        "microbatches: 3 do not divide the batch of 128 that each device is given; change config.batch_size, or"
+        " config.microbatches where the recipe has them from there",
+    ),
     "more devices than there are": (
         [*SMALL, "--config.layout={'call': 'jaxkit.parallel.pmap', 'num_devices': 9}"],
         "num_devices: came 9, but there are 4 cpu devices",
     ),
-    "no such split": ([*SMALL, "--config.data.test.split=tset"], "tset"),
+    "no such split": (
+        [*SMALL, "--config.data.test.split=tset"],
+        "error: config.data.test: digits/tset: Unknown split",
+    ),
+    "label outside the classes": (
+        [*SMALL, "--config.data.train.call=tests.runs.sources.mislabelled"],
+        "error: config.data.train: mine/train: label: came 12 at example 7, wanted 0..9 (10 classes); correct the"
+        " data, or the number of classes",
+    ),
+    "data that cannot be prepared": (
+        ["--config=configs/mnist.py:model=mlp"],
+        "(data_dir, JAXKIT_DATA, TFDS_DATA_DIR), and preparing it needs ",
+    ),
     "negative steps": ([*SMALL, "--config.num_steps=-1"], "config.num_steps: came -1, wanted an int >= 1"),
 }
+
+
+def without_a_network(monkeypatch):
+    def unresolved(*_, **__):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    for variable in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
 
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(TOP)
+    if "prepared" in name:
+        monkeypatch.setenv("JAXKIT_DATA", str(tmp_path / "data"))
+        without_a_network(monkeypatch)
     flags, message = MISTAKES[name]
     flags = flags if "flag" in name else [*flags, f"--workdir={tmp_path / 'run'}"]
     code, out, err = main(*flags, capsys=capsys)
@@ -98,6 +130,58 @@ def test_debug_shows_the_traceback(capsys, monkeypatch):
         runs.main(lambda config: None, [EXPERIMENT, "--config=configs/digits.py", "--nothing", "--debug"])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["shwo", "RUN"],
+            "there is no verb 'shwo'; did you mean 'show'? There are: plan, data, sync, runs, show, ",
+        ),
+        (["plan", "X"], "jaxkit plan: the following arguments are required: --config (see jaxkit plan --help)"),
+        (["plan", "X", "--cofnig=c.py"], "there is no flag --cofnig; did you mean '--config'? (see jaxkit plan"),
+        (["show"], "jaxkit show: the following arguments are required: run (see jaxkit show --help)"),
+        (["show", "a", "b"], "there is no place for b (see jaxkit show --help)"),
+        (["show", "a", "-x"], "there is no flag -x (see jaxkit show --help)"),
+        (["runs", "--jsn"], "there is no flag --jsn; did you mean '--json'? (see jaxkit runs --help)"),
+        (["runs", "--limit=x"], "jaxkit runs: argument --limit: invalid int value: 'x' (see jaxkit runs --help)"),
+        (["--json", "runs"], "there is no flag --json (see jaxkit --help)"),
+        ([], "jaxkit: the following arguments are required: VERB (see jaxkit --help)"),
+    ],
+)
+def test_a_command_line_that_is_off_is_one_line(arguments, message, capsys):
+    from jaxkit import cli
+
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert (caught.value.code, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+    assert err.count("\n") == 1
+
+
+def test_debug_shows_the_traceback_of_the_tools_command_line_too():
+    from jaxkit import cli
+    from jaxkit.errors import UsageError
+
+    with pytest.raises(UsageError, match="there is no verb 'shwo'"):
+        cli.main(["shwo", "--debug"])
+
+
+def test_help_lists_the_verbs_and_the_beginning_of_a_flag_will_do(tmp_path, capsys):
+    from jaxkit import cli
+
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    for verb in ("plan", "data", "runs", "show", "compare", "report", "reproduce", "verify-resume", "replay"):
+        assert f"\n    {verb}" in out
+    (tmp_path / "--odd").mkdir()
+    assert cli.main(["runs", "--js", "--", str(tmp_path / "--odd")]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
 def test_a_directory_without_permission_is_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(TOP)
     if os.getuid() == 0:
@@ -107,10 +191,21 @@ def test_a_directory_without_permission_is_one_line(tmp_path, capsys, monkeypatc
     else:
         (tmp_path / "closed").mkdir(mode=0o500)
         folder = tmp_path / "closed" / "run"
-    code, _, err = main(*SMALL, f"--workdir={folder}", capsys=capsys)
+    code, _, err = main(*SMALL, UNOPENED, f"--workdir={folder}", capsys=capsys)
     assert code == 2
     assert err.startswith("error: workdir: ")
     assert err.count("\n") == 1
+
+
+def test_a_directory_that_may_not_be_written_is_one_line_to_whoever_may_not(tmp_path, capsys, monkeypatch):
+    """Root may write anywhere, and is told here that it may not."""
+    monkeypatch.chdir(TOP)
+    whole = os.access
+    monkeypatch.setattr(os, "access", lambda path, *mode: Path(path) != tmp_path and whole(path, *mode))
+    code, out, err = main(*SMALL, UNOPENED, f"--workdir={tmp_path / 'deep/run'}", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err == f"error: workdir: no permission to write in {tmp_path}; choose another with --workdir=DIR\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_room_on_the_disk_is_seen_before_any_work(tmp_path, capsys, monkeypatch):
@@ -119,9 +214,10 @@ def test_no_room_on_the_disk_is_seen_before_any_work(tmp_path, capsys, monkeypat
     monkeypatch.chdir(TOP)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("jaxkit.runs.checkpoints.shutil.disk_usage", lambda path: usage._replace(free=2**20))
-    code, _, err = main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)
+    code, _, err = main(*SMALL, UNOPENED, f"--workdir={tmp_path / 'run'}", capsys=capsys)
     assert code == 2
     assert "the disk has 1.0 MiB free" in err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint(tmp_path, capsys, monkeypatch):

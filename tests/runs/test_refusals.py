@@ -9,7 +9,7 @@ import pytest
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.runs import assets, command, directory, files, process, watchdog
-from tests.runs import test_loop
+from tests.runs import sources, test_loop
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,32 @@ def test_a_refused_resume_leaves_everything_as_it_was(run, message, monkeypatch)
             command.run(recipe, config, experiment="blobs", workdir=run, allow=allow)
         assert contents(run) == before
         assert directory.status(run)["status"] == "interrupted"
+
+
+def unopened(config):
+    """The same experiment, of which nobody may open the data."""
+    built = recipe(config)
+    return built._replace(data={split: s._replace(open=sources.refuse) for split, s in built.data.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "experiment", "message"),
+    [
+        ({"seed": 4}, "blobs", r"holds a run with another config: config\.seed was 3, now 4; "),
+        ({}, "other", "holds a run of blobs, this is other; choose another with --workdir=DIR"),
+    ],
+)
+def test_whose_directory_it_is_is_looked_at_before_data_is_opened(run, changes, experiment, message):
+    before = contents(run)
+    with pytest.raises(UsageError, match=message):
+        command.run(unopened, test_loop.config(**changes), experiment=experiment, workdir=run)
+    assert contents(run) == before
+
+
+def test_other_files_are_seen_before_data_is_opened(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="is no run directory and holds other files"):
+        command.run(unopened, test_loop.config(), experiment="blobs", workdir=tmp_path)
 
 
 @pytest.mark.parametrize("name", [watchdog.ENVIRONMENT, process.STOP_SECONDS])
