@@ -25,8 +25,8 @@ class Progress(NamedTuple):
 
 
 def progress(console: Console, *, start: int, num_steps: int) -> Progress:
-    """A live bar where the console is a terminal, else one line every few seconds."""
-    return _bar(console, start, num_steps) if console.is_terminal else _lines(console, start, num_steps)
+    """A live bar where the console is a terminal that can redraw a line, else one line every few seconds."""
+    return _bar(console, start, num_steps) if console.is_interactive else _lines(console, start, num_steps)
 
 
 def _text(values: Mapping[str, Any]) -> str:
@@ -52,19 +52,21 @@ def _rate(speed: Mapping[str, float]) -> str:
 
 def _bar(console: Console, start: int, num_steps: int) -> Progress:
     from rich import progress as bars
+    from rich.table import Column
 
+    # What has a ratio shares the width that the rest leaves: the step is there however narrow the terminal.
     bar = bars.Progress(
         bars.TextColumn("step {task.completed:,}/{task.total:,}"),
-        bars.BarColumn(bar_width=None),
+        bars.BarColumn(bar_width=None, table_column=Column(ratio=1)),
         bars.TimeRemainingColumn(),
-        bars.TextColumn("{task.fields[rate]}"),
-        bars.TextColumn("{task.fields[values]}"),
+        bars.TextColumn("{task.fields[said]}", table_column=Column(ratio=3, no_wrap=True)),
+        expand=True,
         console=console,
         # Its refresh thread would compete with the training thread for the interpreter.
         auto_refresh=False,
         transient=True,
     )
-    task = bar.add_task("", total=num_steps, completed=start, values="", rate="")
+    task = bar.add_task("", total=num_steps, completed=start, said="")
     bar.start()
     drawn = time.monotonic()
 
@@ -72,7 +74,8 @@ def _bar(console: Console, start: int, num_steps: int) -> Progress:
         nonlocal drawn
         now = time.monotonic()
         if now - drawn >= SECONDS_BETWEEN_REDRAWS or step >= num_steps:
-            bar.update(task, completed=step, values=_text(values), rate=_rate(speed), refresh=True)
+            said = f"{_text(values)}  {_rate(speed)}"
+            bar.update(task, completed=step, said=said, refresh=True)
             drawn = now
 
     return Progress(update, lambda text: bar.console.print(text, soft_wrap=True), bar.stop)
