@@ -1,0 +1,35 @@
+"""A benchmark that falls short of what is promised says so."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def accuracy(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    for name in ("accuracy", "measure"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module("accuracy")
+    yield module
+    for name in ("accuracy", "measure"):
+        del sys.modules[name]
+
+
+def test_an_accuracy_that_is_too_low_is_an_error(accuracy, monkeypatch, capsys):
+    # Their mean is 0.9928: a little less than 0.993, and not by the rounding of what is printed.
+    monkeypatch.setattr(accuracy, "train", lambda seed: ((0.9944, 0.9917, 0.9944, 0.9917, 0.9918)[seed], 12.0))
+    with pytest.raises(SystemExit) as caught:
+        accuracy.main()
+    # Text as an exit code is printed to the errors, and the code is 1.
+    assert caught.value.code == "error: the mean accuracy is 0.9928, wanted at least 0.993"
+    assert "seed 4: 0.9918 in 12.0 s\n  mean 0.9928 over 5 seeds\n" in capsys.readouterr().out
+
+
+def test_an_accuracy_that_is_reached_is_none(accuracy, monkeypatch):
+    monkeypatch.setattr(accuracy, "train", lambda seed: (0.993, 12.0))
+    accuracy.main()
