@@ -21,7 +21,6 @@ def accuracy(monkeypatch):
 
 
 def test_an_accuracy_that_is_too_low_is_an_error(accuracy, monkeypatch, capsys):
-    # Their mean is 0.9928: a little less than 0.993, and not by the rounding of what is printed.
     monkeypatch.setattr(accuracy, "train", lambda seed: ((0.9944, 0.9917, 0.9944, 0.9917, 0.9918)[seed], 12.0))
     with pytest.raises(SystemExit) as caught:
         accuracy.main()

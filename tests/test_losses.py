@@ -104,6 +104,10 @@ LOSSES = {
 }
 
 
+def test_every_loss_has_a_row():
+    assert {name.partition(",")[0] for name in LOSSES} == set(losses.__all__)
+
+
 @functools.cache
 def compiled(loss):
     return jax.jit(loss)

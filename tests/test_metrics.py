@@ -121,6 +121,14 @@ METRICS = {
     ),
 }
 
+# What some of them return.
+STATES = {"R2", "Confusion", "Perplexity"}
+
+
+def test_every_metric_has_a_row():
+    assert {name.partition(",")[0] for name in METRICS} == set(metrics.__all__) - STATES
+
+
 every = pytest.mark.parametrize("row", METRICS.values(), ids=METRICS)
 
 

@@ -49,6 +49,7 @@ class Form(NamedTuple):
     steps: int = 1
     indexed: bool = False
     guarded: bool = False
+    stacked: bool = False  # the metrics of each step, where there are many in a call
 
 
 FORMS = {
@@ -58,23 +59,54 @@ FORMS = {
     "pmap and 2 microbatches": Form("pmap", microbatches=2),
     "10 steps in a call": Form(steps=10),
     "10 steps in a call, pmap": Form("pmap", steps=10),
+    "10 steps in a call, each noted": Form(steps=10, stacked=True),
+    "10 steps in a call, each noted, pmap": Form("pmap", steps=10, stacked=True),
     "guarded": Form(guarded=True),
     "all at once": Form("pmap", microbatches=2, steps=10, guarded=True),
 }
+# Of data that lies on the devices; without masks.
+INDEXED = {
+    "pmap": Form("pmap", indexed=True),
+    "pmap, 5 steps in a call": Form("pmap", indexed=True, steps=5),
+    "5 steps in a call, each noted": Form(indexed=True, steps=5, stacked=True),
+}
 
 
-def train(problem, form: Form):
-    arrays, indices, masks = problem
+def compose(form: Form):
+    """(layout, optimizer, update) of a form; nothing is traced yet."""
     layout = getattr(parallel, form.layout)()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2), updates.ema(decay=0.9))
-    model = network()
-    gradients = updates.gradients(objectives.regression(model, optax.losses.squared_error))
+    gradients = updates.gradients(objectives.regression(network(), optax.losses.squared_error))
     gradients = updates.accumulate(gradients, microbatches=form.microbatches, unroll=form.unroll)
     step = updates.guarded_step if form.guarded else updates.step
     update = step(layout.across(gradients), optimizer)
     update = updates.indexed(update) if form.indexed else update
-    update = layout.compile(updates.fuse(update) if form.steps > 1 else update)
-    params, extra = model.init(jax.random.key(1), arrays["inputs"])
+    if form.stacked:
+        update = updates.stack(update, lambda state: state.step)
+    elif form.steps > 1:
+        update = updates.fuse(update)
+    return layout, optimizer, layout.compile(update)
+
+
+# Types, and what is asked of a state or a program.
+NO_PARTS = {"EmaState", "averaged", "init_state", "loop", "mentions", "slow_in_a_loop"}
+
+
+def test_every_part_of_an_update_is_in_a_form(monkeypatch):
+    called = set()
+    for name in set(updates.__all__) - NO_PARTS:
+        part = getattr(updates, name)
+        noted = lambda *args, name=name, part=part, **more: called.add(name) or part(*args, **more)
+        monkeypatch.setattr(updates, name, noted)
+    for form in [*FORMS.values(), *INDEXED.values()]:
+        compose(form)
+    assert called == set(updates.__all__) - NO_PARTS
+
+
+def train(problem, form: Form):
+    arrays, indices, masks = problem
+    layout, optimizer, update = compose(form)
+    params, extra = network().init(jax.random.key(1), arrays["inputs"])
     state = layout.put_state(updates.init_state(params, extra, optimizer))
     resident = layout.put_state(arrays)
     key = layout.put_state(jax.random.key(0))
@@ -86,6 +118,10 @@ def train(problem, form: Form):
         else:
             batch = {**{k: v[indices[rows]] for k, v in arrays.items()}, "mask": masks[rows]}
         state, metrics = update(state, layout.put_batch(batch, axis=int(form.steps > 1)), key)
+        if form.stacked:
+            metrics, notes = metrics
+            np.testing.assert_array_equal(notes, np.arange(n + 1, n + 1 + form.steps))
+            metrics = jax.tree.map(lambda x: x.sum(axis=0), metrics)
         loss = loss + jax.device_get(metrics["loss"])
     return jax.device_get(state), float(loss.compute())
 
@@ -110,17 +146,21 @@ def test_training_moves_the_parameters_by_far_more_than_the_tolerance(problem, p
     )
 
 
-def test_fused_steps_have_the_bits_of_single_steps(problem):
+@pytest.fixture(scope="module")
+def single(problem):
+    return train(problem, Form(indexed=True))[0]
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_fused_steps_have_the_bits_of_single_steps(problem, single, stacked):
     # Matmuls only: XLA compiles the body of the loop as it compiles the step (docs/patterns.md).
-    single, _ = train(problem, Form(indexed=True))
-    fused, _ = train(problem, Form(indexed=True, steps=10))
+    fused, _ = train(problem, Form(indexed=True, steps=10, stacked=stacked))
     jax.tree.map(np.testing.assert_array_equal, single, fused)
 
 
-@pytest.mark.parametrize("form", [Form("pmap", indexed=True), Form("pmap", indexed=True, steps=5)])
-def test_a_batch_by_reference_is_split_over_devices(problem, form):
-    single, _ = train(problem, Form(indexed=True))
-    state, _ = train(problem, form)
+@pytest.mark.parametrize("name", INDEXED)
+def test_a_batch_by_reference_gives_the_same_parameters(problem, single, name):
+    state, _ = train(problem, INDEXED[name])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), state.params, single.params)
 
 

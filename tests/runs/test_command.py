@@ -245,6 +245,12 @@ def test_a_disk_that_fills_up_while_saving_leaves_the_older_checkpoint(tmp_path,
     assert code == 0
 
 
+def table(out: str) -> dict[str, str]:
+    """What stands behind each name in the table of results."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    return dict(rows)
+
+
 def test_the_last_line_names_the_run_and_show_reads_it(tmp_path, capsys, monkeypatch):
     from jaxkit import cli
 
@@ -260,12 +266,36 @@ def test_the_last_line_names_the_run_and_show_reads_it(tmp_path, capsys, monkeyp
     assert 0 <= found["evaluation"]["test"]["accuracy"] <= 1
     assert found["timing"]["to_first_step"] > 0
     assert len(found["fingerprint"]) == len(found["params_sha256"]) == 64
+    of_test, timing = found["evaluation"]["test"], found["timing"]
+    wanted = {
+        "loss": f"{of_test['loss']:.4f}",
+        "accuracy": f"{of_test['accuracy']:.4f}",
+        "calibration ece": f"{of_test['calibration']['ece']:.4f}",
+        "steps/s": f"{timing['steps_per_second']:,.1f}",
+        "time to first step, s": f"{timing['to_first_step']:,.1f}",
+    }
+    assert table(out).items() >= wanted.items()
     assert cli.main(["show", run]) == 0
     assert "accuracy" in capsys.readouterr().out
     assert cli.main(["runs", str(tmp_path / "runs"), "--json"]) == 0
     assert [row["run"] for row in json.loads(capsys.readouterr().out)] == [run]
     assert cli.main(["runs", str(tmp_path / "runs")]) == 0
     assert "finished" in capsys.readouterr().out
+
+
+def test_without_a_workdir_a_run_is_named_after_its_experiment_its_config_and_what_is_in_it(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config, *rest = SMALL
+    flags = [config.replace("configs/", f"{TOP}/configs/"), *rest, "--config.num_steps=20"]
+    code, out, _ = main(*flags, capsys=capsys)
+    assert code == 0
+    (run,) = Path("runs").iterdir()
+    fingerprint = json.loads((run / "provenance.json").read_text())["fingerprint"]
+    assert str(run) == out.splitlines()[-1] == f"runs/image_classification-digits-{fingerprint[:8]}"
+    # The same command finds it.
+    assert "This run is finished." in main(*flags, capsys=capsys)[1]
 
 
 def test_provenance_says_what_was_run(tmp_path, capsys, monkeypatch):
