@@ -1,6 +1,9 @@
 """Every experiment runs with each of its real configs, shrunk; parts are swapped by the config alone."""
 
+import base64
 import importlib.util
+import io
+import json
 import sys
 import types
 from pathlib import Path
@@ -8,8 +11,9 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from jaxkit import configs, objectives
+from jaxkit import configs, data, objectives
 from jaxkit.errors import UsageError
 from jaxkit.runs import command, directory, record
 from jaxkit.types import Model
@@ -217,8 +221,51 @@ def test_experiments_are_short():
         assert len(path.read_text().splitlines()) <= 250, path
 
 
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved."""
+    from matplotlib.figure import Figure
+
+    figures, savefig = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: (figures.append(self), savefig(self, path)))
+    return figures
+
+
+def check_curves(axes, rows):
+    """A curve for training and one for the held-out split, through all that the record has."""
+    for one, name in zip(axes, ("loss", "accuracy")):
+        assert one.get_ylabel() == name
+        curves = {line.get_label(): line.get_xydata().tolist() for line in one.get_lines()}
+        keys = {"train (augmented)": name, "test": f"test/{name}"}
+        assert curves == {
+            label: [[row["step"], row[key]] for row in rows if key in row] for label, key in keys.items()
+        }
+        assert all(len(points) > 1 for points in curves.values())
+
+
+def check_mistakes(cells, found, accuracy):
+    """The sheet shows what `mistakes.json` names: test images with their own labels, worst first."""
+    examples = data.digits(split="test").open()
+    test = examples.read(np.arange(examples.size))
+    assert len(cells) == 12
+    assert (found["examples"], found["wrong"]) == (360, round(360 * (1 - accuracy)))
+    assert len({each["index"] for each in found["worst"]}) == 24
+    # All that are wrong, for they have less than a half on their label; of the rest the least sure.
+    right = [each["probability"] for each in found["worst"] if each["guess"] == each["label"]]
+    assert len(right) == 24 - found["wrong"]
+    assert right == sorted(right)
+    for each in found["worst"]:
+        image = np.asarray(Image.open(io.BytesIO(base64.b64decode(each["image"]))))
+        # 0 to 16 as 0 to 255, rounded down.
+        np.testing.assert_array_equal(image, (test["image"][each["index"], ..., 0] * (255 / 16)).astype(np.uint8))
+        assert each["label"] == test["label"][each["index"]]
+    for cell, each in zip(cells, found["worst"], strict=False):
+        np.testing.assert_array_equal(cell.get_images()[0].get_array(), test["image"][each["index"], ..., 0])
+        assert cell.get_title().startswith(f"{each['label']} as {each['guess']} (")
+
+
 @pytest.mark.slow
-def test_the_digits_are_learned(tmp_path):
+def test_the_digits_are_learned(tmp_path, drawn):
     # A sixth of the real config; all of it, with the mean over five seeds, is benchmarks/accuracy.py.
     config = configs.read(str(TOP / "configs/digits.py"), [("num_steps", "160")])
     code = command.run(load_recipe("image_classification"), config, experiment="x", workdir=tmp_path / "run")
@@ -226,4 +273,13 @@ def test_the_digits_are_learned(tmp_path):
     found = directory.summary(tmp_path / "run")
     assert found["evaluation"]["test"]["accuracy"] >= 0.95
     assert found["evaluation"]["test"]["calibration"]["ece"] < 0.1
-    assert (tmp_path / "run/picture.png").stat().st_size > 10_000
+    (figure,) = drawn
+    check_curves(figure.axes[:2], record.read(tmp_path / "run/metrics.jsonl"))
+    found_mistakes = json.loads((tmp_path / "run/mistakes.json").read_text())
+    check_mistakes(figure.axes[2:], found_mistakes, found["evaluation"]["test"]["accuracy"])
+    with Image.open(tmp_path / "run/picture.png") as picture:
+        assert picture.format == "PNG"
+        # Lines in the left half, images in the right: neither is empty.
+        left, right = (np.asarray(picture)[:, part] for part in (slice(None, 500), slice(-400, None)))
+    assert (left < 128).any()
+    assert (right < 128).any()

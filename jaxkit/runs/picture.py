@@ -62,7 +62,7 @@ def _mistakes(figure: Any, batch: Mapping[str, Any], probabilities: np.ndarray) 
     cells = figure.subplots(3, 4)
     for axes in cells.flat:
         axes.set_axis_off()
-    for axes, example in zip(cells.flat, np.argsort(on_truth)):
+    for axes, example in zip(cells.flat, np.argsort(on_truth, kind="stable")):
         image = images[example]
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r", interpolation="nearest")
         guess = probabilities[example].argmax()

@@ -88,7 +88,8 @@ def _lines(console: Console, start: int, num_steps: int) -> Progress:
         nonlocal printed
         now = time.monotonic()
         if now - printed >= SECONDS_BETWEEN_LINES:
-            console.print(f"step {step}/{num_steps}  {_text(values)}  {_rate(speed)}", highlight=False)
+            text = f"step {step}/{num_steps}  {_text(values)}  {_rate(speed)}"
+            console.print(text, highlight=False, soft_wrap=True)
             printed = now
 
     return Progress(update, lambda text: console.print(text, highlight=False, soft_wrap=True), lambda: None)

@@ -15,7 +15,7 @@ from flax import linen as nn
 
 import jaxkit
 from jaxkit import models
-from jaxkit.models.residual import Bottleneck, Norm, ResNet
+from jaxkit.models.residual import BasicBlock, Bottleneck, Norm, ResNet
 from jaxkit.types import Model
 
 
@@ -45,9 +45,9 @@ class Row(NamedTuple):
 TINY_CNN = {"num_classes": 3, "features": (4, 6), "dense": (8,)}
 TINY_RESNET = {"num_classes": 3, "depth": 18, "width": 8, "small_images": True}
 TINY_MLP = {"num_classes": 3, "features": (8, 6)}
-BOTTLENECKS = dict(
-    num_classes=3, stages=(1,), block=Bottleneck, norm=Norm("group", None), width=8, small_images=True
-)
+SMALL_RESNET = {"num_classes": 3, "stages": (1,), "width": 8, "small_images": True}
+BLOCKS = SMALL_RESNET | {"block": BasicBlock, "norm": Norm("batch", None)}
+BOTTLENECKS = SMALL_RESNET | {"block": Bottleneck, "norm": Norm("group", None)}
 TINY_TRANSFORMER = {"vocabulary_size": 11, "max_length": 9, "num_layers": 2, "num_heads": 4, "features": 32}
 TINY_LLAMA = TINY_TRANSFORMER | dict(
     positions="rotary", norm="rms", activation="swiglu", bias=False, tied=False, num_kv_heads=2
@@ -63,15 +63,18 @@ TABLE = {
     "cnn dropout": Row(lambda: models.cnn(**TINY_CNN, dropout=0.5), (8, 8, 1), wrong=(8, 8), draws=True),
     "cnn batch norm": Row(lambda: models.cnn(**TINY_CNN, norm="batch"), (8, 8, 2), wrong=(4, 8, 8)),
     "cnn without dense": Row(lambda: models.cnn(num_classes=3, features=(4,), dense=(), pool=3), (8, 7, 1)),
-    "resnet batch": Row(lambda: models.resnet(**TINY_RESNET), (8, 8, 3), wrong=(4, 8, 8), slow=True),
-    # The parts that resnet 18 lacks, in one block, because compiling fifty layers takes a while.
-    "bottlenecks group": Row(lambda: models.from_linen(ResNet(**BOTTLENECKS)), (8, 8, 3), wrong=(4, 8, 8)),
+    "resnet group": Row(lambda: models.resnet(**TINY_RESNET, norm="group"), (8, 8, 3), wrong=(4, 8, 8), slow=True),
+    # The parts that this one lacks, in one block each, because compiling eighteen layers, or fifty, takes a while.
+    "from_linen blocks batch": Row(lambda: models.from_linen(ResNet(**BLOCKS)), (8, 8, 3), wrong=(4, 8, 8)),
+    "from_linen bottlenecks group": Row(
+        lambda: models.from_linen(ResNet(**BOTTLENECKS)), (8, 8, 3), wrong=(4, 8, 8)
+    ),
     # What rank a user's module takes is the user's.
     "from_linen": Row(lambda: models.from_linen(Small()), (5,), draws=True),
     "standardized": Row(
         lambda: models.standardized(models.mlp(**TINY_MLP), **BY_CHANNEL), (4, 4, 2), np.uint8, wrong=(4,)
     ),
-    "standardized linen": Row(
+    "standardized from_linen": Row(
         lambda: models.standardized(models.from_linen(Small()), std=255.0), (5,), np.uint8, draws=True
     ),
     "transformer gpt2": Row(
@@ -95,6 +98,12 @@ TABLE = {
         lambda: models.precision(models.mlp(**TINY_MLP, dropout=0.5)), (5,), wrong=(5,), draws=True, tolerance=2e-2
     ),
 }
+
+
+def test_every_model_has_a_row():
+    assert {name.split()[0] for name in TABLE} == set(models.__all__)
+
+
 BATCH = 4
 # Half the time to compile; for what is not compared with another form of itself.
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
