@@ -85,6 +85,7 @@ def language_modelling(
         inputs, targets, mask = next_tokens(batch)
         outputs, extra = model.apply(params, extra, inputs, key=random.named(key, "model"), train=True)
         _check_vocabulary(outputs, vocabulary_size)
+        outputs = _logits_in_float32(outputs)
         values = loss(outputs, targets)
         _check_values(values, targets)
         return mean(values, mask), (_measure(metrics, outputs, targets, mask), extra)
@@ -127,6 +128,7 @@ def language_evaluation(
         inputs, targets, mask = next_tokens(batch)
         outputs, _ = model.apply(params, extra, inputs)
         _check_vocabulary(outputs, vocabulary_size)
+        outputs = _logits_in_float32(outputs)
         values = (loss or token_cross_entropy)(outputs, targets)
         _check_values(values, targets)
         # Computed once, and handed on as they are.
@@ -178,6 +180,11 @@ def token_cross_entropy(outputs: Any, targets: jax.Array) -> jax.Array:
     if isinstance(outputs, tuple):
         return losses.chunked_cross_entropy(outputs, targets, chunk_size=_CHUNK)
     return losses.cross_entropy(outputs, targets)
+
+
+def _logits_in_float32(outputs: Any) -> Any:
+    # (hidden, kernel) stay as they are: what takes them makes its logits in float32, some tokens at a time.
+    return outputs if isinstance(outputs, tuple) else losses.in_float32(outputs)
 
 
 def _measure(metrics: Mapping[str, Metric], outputs: Any, targets: jax.Array, mask: jax.Array | None) -> Metrics:

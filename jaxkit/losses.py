@@ -159,6 +159,17 @@ def contrastive(outputs: tuple[jax.Array, jax.Array, jax.Array], targets: jax.Ar
     return -(to_b + to_a) / 2
 
 
+def in_float32(outputs: Any) -> Any:
+    """The outputs of a model as losses and metrics take them: floating leaves of fewer bits become float32.
+
+    Example:
+        >>> in_float32({"logits": jnp.zeros(3, jnp.bfloat16), "tokens": jnp.zeros(3, int)})["logits"].dtype
+        dtype('float32')
+    """
+    bits = lambda dtype: jnp.finfo(dtype).bits if jnp.issubdtype(dtype, jnp.floating) else 32
+    return jax.tree.map(lambda x: x.astype(jnp.float32) if bits(jnp.result_type(x)) < 32 else x, outputs)
+
+
 def _cross_entropy(logits, labels, label_smoothing: float, z_loss: float):
     logits = jnp.asarray(logits, jnp.float32)
     log_p = jax.nn.log_softmax(logits)

@@ -19,6 +19,7 @@ from jaxkit.language import language_modelling as language_modelling
 from jaxkit.language import next_tokens as next_tokens
 from jaxkit.language import token_cross_entropy as token_cross_entropy
 from jaxkit.language import vocabulary_of as vocabulary_of
+from jaxkit.losses import in_float32
 from jaxkit.means import mean
 from jaxkit.types import Augmentation, Evaluate, Loss, Metric, Metrics, Model, Objective
 
@@ -144,6 +145,8 @@ def _train(model, params, extra, batch, key, augment, inputs):
 
 def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], targets: str):
     mask = batch.get("mask")
+    # Losses of other libraries compute in the dtype that they are given.
+    outputs = in_float32(outputs)
     values = loss(outputs, batch[targets])
     if values.ndim > 1:
         values = jnp.mean(values.reshape(values.shape[0], -1), axis=1)

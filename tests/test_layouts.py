@@ -1,7 +1,7 @@
 """One update under every layout: the same parameters and losses after 20 steps, to rounding.
 
 Batch normalisation has groups of stated examples, so that it is in the table too; dropout is off, for it draws
-by device under `pmap` and by part under `exact`.
+by device under `pmap` and by part under `exact`. What has no groups, or draws, is the same under `jit` and meshes.
 """
 
 import functools
@@ -124,6 +124,46 @@ def test_twenty_steps_move_the_parameters_by_far_more_than_the_tolerance(case):
     moved = [np.abs(a - b).max() for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(state.params))]
     assert min(moved) > 1e-3
     assert losses[-1].compute() < losses[0].compute() - 0.1
+
+
+# What depends on how a batch is cut, and `jit` and meshes do not cut it: one program sees all of it.
+OF_THE_WHOLE_BATCH = {
+    "mlp with dropout": lambda: CASES["mlp"](dropout=0.3),
+    "transformer with dropout": lambda: CASES["transformer"](dropout=0.3),
+    "batch norm without groups": lambda: Case(
+        models.cnn(num_classes=4, features=(4,), dense=(8,), norm="batch"), images(), classification
+    ),
+}
+
+
+@functools.cache
+def whole_batch(case: str, layout: str):
+    return run(OF_THE_WHOLE_BATCH[case](), LAYOUTS[layout](), microbatches=1)
+
+
+def furthest(one, other) -> float:
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other))
+    return max(float(np.abs(np.asarray(a, np.float64) - b).max()) for a, b in leaves)
+
+
+@pytest.mark.parametrize("layout", ["mesh data 4", "mesh data 2 x tensor 2"])
+@pytest.mark.parametrize("case", OF_THE_WHOLE_BATCH)
+def test_meshes_draw_and_normalise_as_one_device_does(case, layout):
+    (found, losses), (wanted, wanted_losses) = whole_batch(case, layout), whole_batch(case, "jit")
+    assert furthest(found, wanted) < 1e-5
+    assert furthest(*([loss.compute() for loss in seen] for seen in (losses, wanted_losses))) < 1e-5
+
+
+@pytest.mark.parametrize("case", ["mlp with dropout", "batch norm without groups"])
+def test_under_pmap_each_device_draws_and_normalises_by_itself(case):
+    found, wanted = whole_batch(case, "pmap")[0], whole_batch(case, "jit")[0]
+    assert furthest(found, wanted) > 1e-2
+
+
+def test_exact_has_the_same_bits_without_groups_too():
+    case = OF_THE_WHOLE_BATCH["batch norm without groups"]()
+    one, four = (run(case, parallel.exact(shards=4, num_devices=n), microbatches=1, steps=6) for n in (1, 4))
+    assert digest.sha256(one) == digest.sha256(four)
 
 
 # Run by itself with a number of devices, it prints the bits that each case comes to.

@@ -54,7 +54,9 @@ def _parser() -> tuple[parsing.Parser, dict[str, parsing.Parser]]:
         return found
 
     plan = verb(
-        "plan", planning.plan, "trace an experiment on shapes: parameters, FLOPs, bytes; no data, no accelerator"
+        "plan",
+        planning.plan,
+        "trace an experiment on shapes, as for a CPU: parameters, FLOPs, bytes; no data, no accelerator",
     )
     plan.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
     plan.add_argument(
@@ -63,9 +65,15 @@ def _parser() -> tuple[parsing.Parser, dict[str, parsing.Parser]]:
     plan.add_argument(
         "--devices", type=int, help="how many devices to pretend (default: what the layout asks for)"
     )
-    plan.add_argument("--device", help="the least time of a step on one: h200, a100, tpu-v5e, ...")
+    plan.add_argument(
+        "--device",
+        help="the least time of a step on one, and whether it fits: h200, a100, tpu-v5e, ...; by the FLOPs and"
+        " bytes of the program for a CPU",
+    )
     plan.add_argument("--shardings", action="store_true", help="how each array is split, and its bytes a device")
-    plan.add_argument("--memory", action="store_true", help="compile the step, and say what it takes on a device")
+    plan.add_argument(
+        "--memory", action="store_true", help="compile the step for a CPU, and say what it takes on one device"
+    )
     data = verb(
         "data", pinning.data, "open the data of an experiment: its manifests, and the reference to pin it by"
     )

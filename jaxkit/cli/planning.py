@@ -13,6 +13,9 @@ from typing import Any
 from jaxkit import configs
 from jaxkit.errors import UsageError
 
+# What `models.attention` says where another backend may not hold the scores, as cuDNN does not.
+_HELD = "attention by xla: the backend is"
+
 
 def plan(arguments: argparse.Namespace) -> int:
     """Traces an experiment on shapes and prints what it comes to."""
@@ -42,11 +45,13 @@ def plan(arguments: argparse.Namespace) -> int:
         "model_flops_per_step": found.model_flops,
         "num_devices": number,
         "notes": list(found.notes),
+        "backend": jax.default_backend(),
         "metrics": {split: list(metrics) for split, metrics in found.metrics.items()},
         "fingerprint": configs.fingerprint(config),
     }
     if memory:
-        numbers["memory_per_device"] = {**memory._asdict(), "total": memory.total}
+        held = any(note.startswith(_HELD) for note in found.notes)
+        numbers["memory_per_device"] = {**memory._asdict(), "total": memory.total, "upper_bound": held}
         numbers["flops_per_byte"] = found.flops / number / memory.moved
     if on and memory:
         floor = costs.floor_seconds(on, flops=found.flops / number, moved=memory.moved)
@@ -118,7 +123,8 @@ def _print(found: Any, numbers: dict[str, Any], rows: list[Any]) -> None:
 def _lines(found: Any, numbers: dict[str, Any]):
     yield f"state {_bytes(found.state_bytes)}, of it parameters {_bytes(found.parameter_bytes)}"
     yield f"batch {_bytes(found.batch_bytes)} over {numbers['num_devices']} device(s)"
-    yield f"one step {found.flops:.4g} FLOPs in matmuls and convolutions" + (
+    backend = numbers["backend"].upper()
+    yield f"one step {found.flops:.4g} FLOPs in matmuls and convolutions, as traced for a {backend}" + (
         f"; 3 x forward is {found.model_flops:.4g}" if found.model_flops is not None else ""
     )
     if "memory_per_device" in numbers:
@@ -126,13 +132,19 @@ def _lines(found: Any, numbers: dict[str, Any]):
         parts = ", ".join(
             f"{name} {_bytes(memory[name])}" for name in ("arguments", "outputs", "aliases", "temporaries")
         )
-        yield f"on a device {_bytes(memory['total'])}: {parts} (as compiled for a CPU)"
+        yield f"on a device {_bytes(memory['total'])}: {parts} (as compiled for a {backend})"
+        if memory["upper_bound"]:
+            yield "an upper bound: attention holds its scores in this program, and by cuDNN on a GPU it would not"
         yield f"{numbers['flops_per_byte']:,.0f} FLOPs for each byte of state and batch that is read or written"
     if "floor_seconds" in numbers:
         floor = numbers["floor_seconds"]
         fits = "fits" if floor["fits"] else "does not fit"
-        yield f"on {floor['device']}: at least {floor['seconds'] * 1e3:,.3g} ms a step; its memory: {fits}"
-    yield from found.notes
+        yield (
+            f"on {floor['device']}: at least {floor['seconds'] * 1e3:,.3g} ms a step; its memory: {fits}"
+            f" (both by the program for a {backend})"
+        )
+    for note in found.notes:
+        yield f"{note} (for a {backend}; a run says what holds for its own devices)"
     for split, metrics in found.metrics.items():
         yield f"{split} measures {', '.join(metrics)}"
 

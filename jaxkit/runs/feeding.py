@@ -11,7 +11,7 @@ import numpy as np
 from jaxkit import data, updates
 from jaxkit.errors import UsageError
 from jaxkit.recipe import Plan, nbytes
-from jaxkit.runs import digest, together
+from jaxkit.runs import digest, retraces, together
 from jaxkit.types import Examples, Indexed, Metrics, Recipe, State
 
 # A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
@@ -74,7 +74,7 @@ def feed(
     else:
         read = data.prefetch(stream, start, config.num_steps)
         parts = ([next(read) for _ in call] for call in calls)
-        batches = (jax.tree.map(lambda *x: np.stack(x), *part) if fused else part[0] for part in parts)
+        batches = (_stacked(part) if fused else part[0] for part in parts)
     put = (together.put(layout, batch, config.batch_size, axis=int(fused)) for batch in batches)
     counts = (len(call) for call in calls_of(start, config.num_steps, steps))
     if form.records:
@@ -98,12 +98,23 @@ def calls_of(start: int, stop: int, steps: int) -> Iterator[range]:
         start = end
 
 
-def evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) -> Callable[[State], Any]:
-    """Makes state -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for."""
+def _stacked(batches: list[Any]) -> Any:
+    retraces.alike(batches)
+    return jax.tree.map(lambda *x: np.stack(x), *batches)
+
+
+def evaluator(
+    recipe: Recipe, config: Any, examples: Mapping[str, Examples], arm: Callable[[bool], None] = lambda on: None
+) -> Callable[[State], Any]:
+    """Makes state -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for.
+
+    `arm` is told whether a batch should look like one before it: all but the first of each split should.
+    """
     layout = recipe.layout
     compiled = layout.compile_evaluate(recipe.evaluate)
     average = jax.jit(updates.averaged)
     splits: dict[str, Any] = {}
+    begun: set[str] = set()
 
     def batches_of(split: str) -> Any:
         rows = together.rows(layout, config.batch_size)
@@ -114,12 +125,17 @@ def evaluator(recipe: Recipe, config: Any, examples: Mapping[str, Examples]) -> 
             return _Again(read)
         return list(read()) if rows is not None else jax.device_put(list(read()))
 
+    def one(split: str, *arguments: Any) -> Metrics:
+        arm(split in begun)
+        begun.add(split)
+        return compiled(*arguments)
+
     def evaluate(state: State) -> dict[str, list[Metrics]]:
         params = average(state)
         for split in examples:
             if split != "train" and split not in splits:
                 splits[split] = batches_of(split)
-        return {name: [compiled(params, state.extra, batch) for batch in part] for name, part in splits.items()}
+        return {name: [one(name, params, state.extra, batch) for batch in part] for name, part in splits.items()}
 
     return evaluate
 

@@ -39,6 +39,8 @@ def train(
         + ", ".join(f"{opened.size:,} examples in {split}" for split, opened in examples.items())
         + f"; {form.steps_per_call} step{'s' * (form.steps_per_call > 1)} a call ({form.reason})"
     )
+    for said in plan.notes:
+        console.print(said, soft_wrap=True)
 
     finish: Callable[[], None] = lambda: None
 
@@ -46,7 +48,7 @@ def train(
         try:
             fingerprint = configs.fingerprint(config)
             noted = provenance.collect(fingerprint=fingerprint, seed=config.seed, manifests=manifests)
-            provenance.note(folder, {**noted, "form": form._asdict()})
+            provenance.note(folder, {**noted, "form": form._asdict(), "notes": list(plan.notes)})
         except Exception as error:  # whatever it is: the numbers of the run are as good without
             console.print(f"warning: {directory.PROVENANCE}: {type(error).__name__}: {error}", soft_wrap=True)
 

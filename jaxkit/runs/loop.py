@@ -97,7 +97,7 @@ def train(
     state, key, interval = _begin(recipe, config, plan, saved)
     compiled()
     calls = itertools.chain([first] if first is not None else [], calls)
-    evaluate = feeding.evaluator(watched, config, examples)
+    evaluate = feeding.evaluator(watched, config, examples, lambda on: guard.arm("evaluate", on))
     tokens = recipe.data["train"].schema.get("tokens")
     rates = timing.rates(
         plan,
@@ -134,6 +134,7 @@ def train(
             if step - count == saved_at:
                 jax.block_until_ready(under_way)
                 guard.placed("state", state)
+                guard.arm("update")
                 timer.first(step)
             if len(under_way) > MAX_CALLS_UNDER_WAY:
                 jax.block_until_ready(under_way.popleft())
@@ -154,8 +155,6 @@ def train(
             with timer.pause() if evaluates or saves else contextlib.nullcontext():
                 found = evaluate(state) if evaluates else {}
                 rows.add(ledger.Row(step, since, fold(state.params), found, speed))
-                if evaluates:
-                    guard.arm()
                 since = []
                 rows.flush(0 if saves else 1)
                 if saves:

@@ -6,9 +6,10 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxkit import models
+from jaxkit import losses, models, objectives
 from jaxkit.models.residual import BasicBlock, Norm, ResNet
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 2)).astype(np.float32)
@@ -105,6 +106,70 @@ def test_gradients_are_those_of_the_kept_parameters():
     _, policy, params, extra, inputs = begin("gpt2")
     gradient = jax.eval_shape(jax.grad(lambda params: policy.apply(params, extra, inputs)[0].sum()), params)
     assert jax.tree.map(lambda leaf: leaf.dtype, gradient) == jax.tree.map(lambda leaf: leaf.dtype, params)
+
+
+def short_model(name):
+    """A model whose outputs are bfloat16, with parameters and its inputs."""
+    make, inputs = TABLE[name]
+    policy = models.precision(make(), output="bfloat16")
+    shapes, _ = begin(name)[2:4]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) / 4, shapes)
+    return policy, params, inputs
+
+
+def test_the_loss_of_short_outputs_is_in_float32():
+    """With optax's, which computes in the dtype that it is given."""
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    policy, params, images = short_model("mlp")
+    batch = {"image": images, "label": np.array([0, 1, 2, 0], np.int32)}
+    logits = jax.jit(policy.apply)(params, {}, images)[0]
+    assert logits.dtype == jnp.bfloat16
+    wanted = float(loss(logits.astype(np.float32), batch["label"]).mean())
+    assert abs(float(loss(logits, batch["label"]).mean()) - wanted) > 1e-4  # else nothing is told apart
+
+    objective = objectives.classification(policy, loss, num_classes=3)
+    evaluate = objectives.evaluation(policy, loss)
+    train = lambda params: objective(params, {}, batch, jax.random.key(0))[0]
+    serve = lambda params: evaluate(params, {}, batch)["loss"]
+    for function in (train, serve):
+        assert float(jax.jit(function)(params).compute()) == pytest.approx(wanted, abs=1e-6)
+        jaxpr = jax.make_jaxpr(jax.grad(lambda params, function=function: function(params).compute()))(params)
+        assert results(jaxpr, "exp") == results(jaxpr, "log") == {"f32"}
+
+
+def test_the_loss_of_short_logits_of_tokens_is_in_float32():
+    loss = optax.softmax_cross_entropy_with_integer_labels
+    policy, params, tokens = short_model("gpt2")
+    batch = {"tokens": np.concatenate([tokens, tokens[:, :1]], axis=1)}
+    logits = jax.jit(policy.apply)(params, {}, tokens)[0]
+    assert logits.dtype == jnp.bfloat16
+    wanted = float(losses.cross_entropy(logits, batch["tokens"][:, 1:]).mean())
+    objective = objectives.language_modelling(policy, loss, vocabulary_size=19)
+    evaluate = objectives.language_evaluation(policy, loss, vocabulary_size=19)
+    found = jax.jit(lambda params: objective(params, {}, batch, jax.random.key(0))[0])(params)
+    assert float(found.compute()) == pytest.approx(wanted, abs=1e-6)
+    assert float(jax.jit(evaluate)(params, {}, batch)["loss"].compute()) == pytest.approx(wanted, abs=1e-6)
+
+
+def test_each_floating_output_is_measured_in_float32_and_hidden_states_stay_as_they_are():
+    parts = {
+        "logits": jnp.zeros((4, 3), jnp.bfloat16),
+        "more": (jnp.zeros(4, jnp.float16), jnp.zeros(4, jnp.int32)),
+    }
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append(jax.tree.map(lambda leaf: leaf.dtype.name, outputs))
+        return jnp.zeros(targets.shape)
+
+    giving = lambda outputs: models.mlp(num_classes=1)._replace(apply=lambda *_, **__: (outputs, {}))
+    batch = {"image": np.zeros(4, np.float32), "label": np.zeros(4, np.int32)}
+    objectives.evaluation(giving(parts), loss)({}, {}, batch)
+    tokens = {"tokens": np.zeros((2, 4), np.int32)}
+    hidden = jnp.zeros((2, 3, 5), jnp.bfloat16), jnp.zeros((5, 7), jnp.bfloat16)
+    objectives.language_evaluation(giving(hidden), loss, vocabulary_size=7)({}, {}, tokens)
+    assert seen == [{"logits": "float32", "more": ("float32", "int32")}, ("bfloat16", "bfloat16")]
 
 
 def test_small_gradients_do_not_vanish():

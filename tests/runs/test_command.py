@@ -340,6 +340,52 @@ def test_plan_counts_what_can_be_counted_by_hand():
     assert products <= found["flops_per_step"] <= 3 * products
 
 
+TINY_GPT = [
+    "--config=configs/gpt2_124m.py",
+    "--config.batch_size=4",
+    "--config.model.model={'call': 'jaxkit.models.transformer', 'vocabulary_size': 32, 'max_length': 16,"
+    " 'num_layers': 1, 'num_heads': 2, 'features': 8, 'attention': 'auto'}",
+    "--config.loss={'function': 'jaxkit.losses.cross_entropy'}",
+    *(
+        f"--config.data.{split}.{name}"
+        for split in ("train", "test")
+        for name in ("vocabulary_size=32", "length=16")
+    ),
+]
+
+
+def test_plan_says_for_which_backend_its_numbers_and_notes_are(capsys, monkeypatch):
+    import jax
+
+    from jaxkit import cli
+
+    monkeypatch.chdir(TOP)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    # As many devices as this process has had from its start.
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    arguments = ["plan", "experiments/text_generation.py", *TINY_GPT, "--device=h200"]
+    assert cli.main([*arguments, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["backend"] == "cpu"
+    assert found["notes"] == ["attention by xla: the backend is cpu: cuDNN needs a GPU"]
+    # By cuDNN the scores would not be held, so it may take less than that.
+    assert found["memory_per_device"]["upper_bound"] is found["floor_seconds"]["fits"] is True
+    assert cli.main(arguments) == 0
+    lines = capsys.readouterr().out
+    for words in (
+        "FLOPs in matmuls and convolutions, as traced for a CPU",
+        "(as compiled for a CPU)",
+        "an upper bound: attention holds its scores in this program, and by cuDNN on a GPU it would not",
+        "its memory: fits (both by the program for a CPU)",
+        "cuDNN needs a GPU (for a CPU; a run says what holds for its own devices)",
+    ):
+        assert words in lines
+    # Where it was asked for by name it would be the same on a GPU.
+    assert cli.main([*arguments, "--config.model.model.attention=xla"]) == 0
+    assert "upper bound" not in capsys.readouterr().out
+
+
 STOPS = [signal.SIGTERM, signal.SIGHUP]
 
 

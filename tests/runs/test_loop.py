@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkit import configs, data, metrics, objectives, runs, updates
+from jaxkit import configs, data, metrics, notes, objectives, runs, updates
 from jaxkit.checks import UsageError
 from jaxkit.runs import checkpoints, command, directory, feeding, index, loop, provenance, record
 from jaxkit.types import Recipe
@@ -335,6 +335,21 @@ def test_each_start_is_noted_beside_the_first(tmp_path):
     assert len(noted["resumed"]) == 1
     assert {**noted, "resumed": []} == first
     assert (tmp_path / "run/dirty-1.patch").is_file()
+
+
+def test_what_the_update_decided_while_it_was_traced_is_said_and_kept(tmp_path, capsys):
+    whole = recipe(config())
+
+    def update(state, batch, key):
+        notes.note("attention by hand: nobody else was there")
+        return whole.update(state, batch, key)
+
+    assert run(tmp_path / "run", config(), recipe=lambda config: whole._replace(update=update)) == command.OK
+    lines = capsys.readouterr().out.splitlines()
+    (form,) = (n for n, line in enumerate(lines) if "1 step a call" in line)
+    assert lines[form + 1] == "attention by hand: nobody else was there"
+    noted = json.loads((tmp_path / "run/provenance.json").read_text())
+    assert noted["notes"] == ["attention by hand: nobody else was there"]
 
 
 def test_what_a_kill_left_while_the_directory_was_made_is_no_obstacle(tmp_path):

@@ -1,5 +1,7 @@
 """After the first steps a retrace is an error that names what changed."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ def test_what_was_seen_before_may_come_again():
     batches = [{"x": jnp.zeros(4)}, {"x": jnp.zeros((2, 4))}]
     for batch in batches:
         jax.eval_shape(update, 0.0, batch)
-    guard.arm()
+    guard.arm("update")
     for batch in batches:
         jax.eval_shape(update, 0.0, batch)
 
@@ -37,7 +39,7 @@ def test_a_change_is_named(name):
     guard = retraces.guard()
     update = jax.jit(guard.watch("update", lambda state, batch, key: state))
     update(0.0, {"x": np.zeros(4, np.float32)}, jax.random.key(0))
-    guard.arm()
+    guard.arm("update")
     with pytest.raises(UsageError, match=f"update: was compiled for {message}") as caught:
         update(0.0, batch, jax.random.key(0))
     assert "\n" not in str(caught.value)
@@ -54,29 +56,72 @@ def test_a_state_that_comes_out_split_in_another_way_is_named():
         guard.placed("state", {"w": jnp.zeros(8)})
 
 
-def test_a_batch_that_changes_its_dtype_ends_the_run_with_one_line(tmp_path):
-    whole = test_loop.recipe(test_loop.config())
+def changing(source: Source, change, *, after: int) -> Source:
+    """The same, as if it were too large for memory, with other images after so many reads."""
+    opened = source.open()
+    reads = itertools.count()
 
-    def changing(source: Source) -> Source:
-        opened = source.open()
-        reads = []
+    def read(indices):
+        batch = opened.read(indices)
+        return {**batch, "image": change(batch["image"])} if next(reads) >= after else batch
 
-        def read(indices):
-            reads.append(len(indices))
-            batch = opened.read(indices)
-            wide = {"image": batch["image"].astype(np.float16)} if len(reads) > 20 else {}
-            return {**batch, **wide}
+    return source._replace(open=lambda: Examples(opened.size, read, opened.manifest, None))
 
-        return source._replace(open=lambda: Examples(opened.size, read, opened.manifest, None))
 
-    broken = lambda config: whole._replace(data={**whole.data, "train": changing(whole.data["train"])})
+OTHER = {
+    "dtype": (lambda image: image.astype(np.float16), r"float16\[32,6\]"),
+    "shape": (lambda image: image[:, :5], r"float32\[32,5\]"),
+}
+AT_THE_END = {"num_steps": 12, "log_every": 4, "eval_every": 12, "checkpoint_every": 12}
+
+
+@pytest.mark.parametrize(
+    ("split", "kind", "after", "steps"),
+    # Between two calls, within a call, and in the second batch of the only evaluation.
+    [("train", "dtype", 8, 1), ("train", "shape", 8, 4), ("train", "dtype", 6, 4), ("test", "shape", 1, 1)],
+)
+def test_a_run_that_is_evaluated_at_its_end_alone_is_guarded_from_its_second_call_on(
+    tmp_path, split, kind, after, steps
+):
+    change, came = OTHER[kind]
+    config = test_loop.config(**AT_THE_END, steps_per_call=steps)
+    whole = test_loop.recipe(config)
+    data = {**whole.data, split: changing(whole.data[split], change, after=after)}
+    part = {"train": "update", "test": "evaluate"}[split]
     with pytest.raises(
-        UsageError, match=r"update: was compiled for batch\.image float32\[32,6\], now came float16"
+        UsageError, match=rf"^{part}: was compiled for batch\.image float32\[32,6\], now came {came}; every"
     ):
-        test_loop.command.run(
-            broken, test_loop.config(num_steps=40, steps_per_call=1), experiment="x", workdir=tmp_path / "run"
-        )
+        test_loop.run(tmp_path / "run", config, recipe=lambda config: whole._replace(data=data))
     assert directory.status(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_run_whose_state_comes_out_on_another_device_ends_with_one_line(tmp_path):
+    config = test_loop.config(**AT_THE_END)
+    whole = test_loop.recipe(config)
+
+    def compile_(update):
+        compiled, elsewhere = whole.layout.compile(update), jax.devices()[1]
+        moved = lambda state, metrics: (jax.device_put(state, elsewhere), metrics)
+        return lambda *arguments: moved(*compiled(*arguments))
+
+    broken = whole._replace(layout=whole.layout._replace(compile=compile_))
+    with pytest.raises(UsageError, match=r"^state: \S+ was put on the devices as SingleDevice.*, and came out as"):
+        test_loop.run(tmp_path / "run", config, recipe=lambda config: broken)
+
+
+def test_calls_of_other_lengths_and_the_first_batch_of_each_split_are_no_change(tmp_path):
+    """Calls of 5, 5 and 2 steps; two splits whose batches have other fields."""
+    config = test_loop.config(**AT_THE_END, steps_per_call=5)
+    whole = test_loop.recipe(config)
+    test = whole.data["test"]
+    opened = test.open()
+    weighed = opened._replace(
+        arrays=None, read=lambda indices: {**opened.read(indices), "weight": np.ones(len(indices), np.float32)}
+    )
+    data = {**whole.data, "weighed": test._replace(open=lambda: weighed)}
+    assert test_loop.run(tmp_path / "run", config, recipe=lambda config: whole._replace(data=data)) == 0
+    found = directory.summary(tmp_path / "run")["evaluation"]
+    assert found["weighed"] == found["test"]
 
 
 @pytest.mark.parametrize("layout", ["jit", "pmap", "mesh"])
