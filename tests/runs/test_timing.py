@@ -119,6 +119,7 @@ def test_speed_in_words(name):
 @pytest.mark.parametrize("terminal", [True, False], ids=["bar", "lines"])
 def test_speed_is_shown_beside_the_values(monkeypatch, terminal):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setenv("TERM", "xterm")
     text = io.StringIO()
     console = Console(file=text, force_terminal=terminal, width=160)
     shown = progress.progress(console, start=0, num_steps=1000)
