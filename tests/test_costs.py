@@ -1,12 +1,14 @@
 """Operations counted on a trace, against counts by hand."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxkit import costs, models, objectives, parallel, updates
+from jaxkit import costs, losses, means, models, objectives, parallel, updates
 from jaxkit.errors import UsageError
 
 BATCH = 8
@@ -71,6 +73,54 @@ def test_a_loop_counts_each_turn_a_branch_the_dearest_and_recomputation_twice():
     plain = counted(jax.grad(lambda x: jnp.sum(jnp.sin(x @ x) @ x)), x)
     again = counted(jax.grad(jax.checkpoint(lambda x: jnp.sum(jnp.sin(x @ x) @ x))), x)
     assert again == plain + n  # the inner product, for its sine
+
+
+LENGTH, VOCABULARY, FEATURES, LAYERS = 8, 32, 16, 2
+# Of one layer: queries, keys, values and the output, then the scores and what they weigh. On a CPU the first half
+# of the queries meets half of the keys, the second all: 3/4 of a square.
+PROJECTIONS = 2 * BATCH * LENGTH * 4 * FEATURES**2
+ATTENTION = 2 * (2 * BATCH * LENGTH**2 * FEATURES) * 3 / 4
+# The embedding, with which the logits are made too.
+LOGITS = 2 * BATCH * LENGTH * FEATURES * VOCABULARY
+
+
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize(("given", "inner"), [(64, 64), (1024, 1040)], ids=["64", "1024"])
+def test_a_transformer_by_hand(given, inner, scan, remat):
+    sizes = {"vocabulary_size": VOCABULARY, "max_length": LENGTH, "num_layers": LAYERS, "features": FEATURES}
+    model = models.transformer(**sizes, num_heads=2, mlp_features=given, scan=scan, remat=remat)
+    tokens = np.zeros((BATCH, LENGTH), np.int32)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    # 1,024 float32 are a whole page of a CPU's memory, and 16 zeros are put beside them (`layers.mlp`).
+    up = down = 2 * BATCH * LENGTH * FEATURES * inner
+    forward = LAYERS * (PROJECTIONS + ATTENTION + up + down) + LOGITS
+    assert counted(lambda params: model.apply(params, {}, tokens)[0], params) == forward
+
+    def objective(params, extra, batch, key):
+        logits, extra = model.apply(params, extra, batch, key=key, train=True)
+        return means.mean(losses.cross_entropy(logits, batch)), ({}, extra)
+
+    optimizer = optax.adamw(0.1)
+    update = updates.step(updates.gradients(objective), optimizer)
+    state = jax.eval_shape(lambda params: updates.init_state(params, {}, optimizer), params)
+    # Again are the blocks, but for the last product of each, which nothing on the way back asks for.
+    again = LAYERS * (PROJECTIONS + ATTENTION + up) if remat else 0
+    assert counted(update, state, tokens, jax.random.key(0)) == 3 * forward + again
+
+
+def test_the_attention_of_cudnn_by_hand():
+    batch, queries, keys, heads, size = 3, 6, 10, 4, 8
+    shapes = (batch, queries, heads, size), *[(batch, keys, heads // 2, size)] * 2
+
+    def equation(name):
+        arrays = [SimpleNamespace(aval=SimpleNamespace(shape=shape)) for shape in shapes]
+        return SimpleNamespace(primitive=SimpleNamespace(name=name), invars=arrays, params={})
+
+    of = lambda name: costs.flops(SimpleNamespace(eqns=[equation(f"dot_product_attention_{name}_wrapper")]))
+    # Scores, and what they weigh. Backward the scores again, and of both products the gradients of both sides.
+    one = 2 * batch * heads * queries * keys * size
+    assert (of("fwd"), of("bwd")) == (2 * one, 5 * one)
 
 
 def test_the_floor_is_the_larger_of_two_times():

@@ -61,6 +61,13 @@ def test_composing_needs_neither_the_shell_nor_the_data_libraries():
     assert not modules_after(code) & heavy
 
 
+def test_the_loop_alone_needs_no_more_than_flax_brings():
+    # benchmarks/gpu.py runs where jax, flax, optax and numpy are installed, and nothing else.
+    code = "from jaxkit.runs import feeding, loop, progress"
+    others = {"grain", "tensorflow_datasets", "array_record", "psutil", "ml_collections", "orbax", "matplotlib"}
+    assert not modules_after(code) & others
+
+
 def test_what_serves_the_writers_of_a_run_does_without_jax():
     code = "from jaxkit.runs import tracking; from jaxkit import writers; writers.mlflow, writers.wandb"
     assert not modules_after(code) & {"jax", "numpy", "mlflow", "wandb", "tensorboard"}

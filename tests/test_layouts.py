@@ -169,8 +169,8 @@ def main(num_devices: int, names: list[str]) -> None:
         print(name, digest.sha256((state, losses)), flush=True)
 
 
-def bits_of(num_devices: int, names: str) -> str:
-    flags = f"--xla_force_host_platform_device_count={num_devices} --xla_backend_optimization_level=0"
+def bits_of(num_devices: int, names: str, *, level: str = "--xla_backend_optimization_level=0") -> str:
+    flags = f"--xla_force_host_platform_device_count={num_devices} {level}"
     command = [sys.executable, "-m", "tests.test_layouts", str(num_devices), *names.split()]
     top = Path(__file__).parent.parent
     found = subprocess.run(
@@ -191,6 +191,15 @@ def one_device() -> str:
     found = bits_of(1, "mlp cnn transformer")
     assert found.count("\n") == 3
     return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["mlp", "transformer", pytest.param("cnn", marks=pytest.mark.long)])
+def test_exact_has_the_same_bits_in_programs_as_users_compile_them(case):
+    # The flag above compiles in less time; without it XLA rearranges more, which must not depend on the devices.
+    one, eight = (bits_of(number, case, level="") for number in (1, 8))
+    assert one.startswith(case)
+    assert one == eight
 
 
 def test_other_layouts_do_not_have_the_bits_of_one_device():

@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec
 
 from jaxkit import models, parallel, updates
 from jaxkit.errors import UsageError
+from jaxkit.models import blocks
 
 GPT = {"vocabulary_size": 32, "max_length": 8, "num_layers": 2, "num_heads": 2, "features": 8}
 
@@ -72,6 +73,31 @@ def test_an_activation_is_split_as_it_says_and_only_in_a_mesh():
     assert seen[0].shard_shape((4, 6)) == (2, 3)
     x = jnp.ones((4, 6))
     assert parallel.constrain(x, "batch", "tensor") is x
+
+
+def test_what_a_block_gives_is_split_by_the_batch_alone_whatever_the_rules(monkeypatch):
+    # Of each kernel the outputs are split: left to itself, XLA would split what a block gives in the same way.
+    rules = lambda params: {path: PartitionSpec(*[None] * (x.ndim - 1), "tensor") for path, x in params.items()}
+    layout, model, seen = (
+        parallel.mesh(data=2, tensor=2, rules=rules),
+        models.transformer(**GPT | {"num_layers": 1}),
+        [],
+    )
+    block = blocks.block
+
+    def watched(*arguments):
+        x, memory = block(*arguments)
+        jax.debug.inspect_array_sharding(x, callback=lambda found: seen.append(found.shard_shape(x.shape)))
+        return x, memory
+
+    monkeypatch.setattr(blocks, "block", watched)
+    update = lambda state, batch, key: (state, {"sum": model.apply(state.params, {}, batch)[0].sum()})
+    tokens = np.zeros((4, 8), np.int32)
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(lambda: state_of(model, tokens)))
+    arguments = state, tokens, jax.random.key(0)
+    puts = layout.put_state, layout.put_batch, layout.put_state
+    layout.compile(update)(*(put(argument) for put, argument in zip(puts, arguments)))
+    assert seen == [(2, 8, 8)]  # of [4, 8, 8]
 
 
 RULES = {

@@ -7,6 +7,8 @@ for rematerialisation, and attention is counted whole, causal or not.
 from typing import NamedTuple
 
 CLASSES = 1000
+BATCHES = 4  # on the device
+BYTES = 2**30  # up to which jaxkit's loop keeps data there: feeding.MAX_BYTES_ON_DEVICES
 
 
 class Gpt(NamedTuple):
@@ -60,6 +62,15 @@ def of(name: str, size: str) -> Case:
 def units(case: Case) -> tuple[int, str]:
     """What a step takes in: so many tokens or images."""
     return (case.batch * case.length, "tokens") if isinstance(case, Gpt) else (case.batch, "images")
+
+
+def batches(case: Case) -> int:
+    """How many batches lie on the device: fewer where the loop would find all of them too large for it."""
+    example = 4 * (2 * case.length if isinstance(case, Gpt) else 3 * case.image**2 + 1)
+    found = min(BATCHES, BYTES // (case.batch * example))
+    if not found:
+        raise SystemExit(f"--batch={case.batch}: {case.batch * example:,} bytes a batch, wanted at most {BYTES:,}")
+    return found
 
 
 def flops(case: Case) -> float:

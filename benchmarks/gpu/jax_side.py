@@ -25,16 +25,15 @@ import probe  # noqa: E402
 import protocol  # noqa: E402
 import vision_linen  # noqa: E402
 
-BATCHES = 4  # on the device
 LOSS = optax.softmax_cross_entropy_with_integer_labels
 ON_CPU = jax.default_backend() == "cpu"
 
 
 def parts_of(case: cases.Case) -> tuple[Model, optax.GradientTransformation, dict[str, np.ndarray]]:
     """The model, the optimizer and the examples."""
-    rng = np.random.default_rng(0)
+    rng, size = np.random.default_rng(0), cases.batches(case) * case.batch
     if isinstance(case, cases.Gpt):
-        tokens = rng.integers(0, case.vocabulary, (BATCHES * case.batch, case.length + 1)).astype(np.int32)
+        tokens = rng.integers(0, case.vocabulary, (size, case.length + 1)).astype(np.int32)
         model = models.transformer(
             vocabulary_size=case.vocabulary,
             max_length=case.length,
@@ -44,7 +43,7 @@ def parts_of(case: cases.Case) -> tuple[Model, optax.GradientTransformation, dic
         )
         fields = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
         return models.precision(model, compute="bfloat16"), optax.adamw(1e-4, weight_decay=0.1), fields
-    images = rng.random((BATCHES * case.batch, case.image, case.image, 3), np.float32)
+    images = rng.random((size, case.image, case.image, 3), np.float32)
     labels = rng.integers(0, cases.CLASSES, len(images)).astype(np.int32)
     fields = {"inputs": images, "targets": labels}
     if isinstance(case, cases.Resnet):
@@ -100,7 +99,7 @@ def bare(case: cases.Case) -> None:
     model, optimizer, fields = parts_of(case)
     batches = [
         jax.device_put({name: value[n * case.batch : (n + 1) * case.batch] for name, value in fields.items()})
-        for n in range(BATCHES)
+        for n in range(cases.batches(case))
     ]
     params, extra = jax.jit(model.init)(jax.random.key(0), batches[0]["inputs"][:1])
     opt_state = jax.jit(optimizer.init)(params)
@@ -121,13 +120,14 @@ def bare(case: cases.Case) -> None:
         0,
     )
     while True:
-        *state, loss = call(*state, batches[n % BATCHES])
+        *state, loss = call(*state, batches[n % len(batches)])
         on_step(lambda loss=loss: loss)  # a float of it waits for the step
         n += 1
 
 
 def public(case: cases.Case) -> None:
     """The run loop, which records every ten steps."""
+    assert cases.BYTES <= feeding.MAX_BYTES_ON_DEVICES  # else each batch would come from the host
     model, optimizer, fields = parts_of(case)
     newest: dict = {}
 

@@ -16,13 +16,12 @@ import protocol  # noqa: E402
 import torch_models  # noqa: E402
 import vision_torch  # noqa: E402
 
-BATCHES = 4
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def parts_of(case: cases.Case):
     """The model, the optimizer and the batches, on the device."""
-    size = BATCHES * case.batch
+    size = cases.batches(case) * case.batch
     adamw = lambda model: torch.optim.AdamW(model.parameters(), lr=1e-4, weight_decay=0.1, fused=True)
     if isinstance(case, cases.Gpt):
         tokens = torch.randint(0, case.vocabulary, (size, case.length + 1), device=DEVICE)
@@ -71,7 +70,8 @@ def main() -> None:
 
     n = 0
     while True:
-        rows = slice(n % BATCHES * case.batch, (n % BATCHES + 1) * case.batch)
+        start = n * case.batch % len(inputs)
+        rows = slice(start, start + case.batch)
         optimizer.zero_grad(set_to_none=True)
         loss = loss_of(inputs[rows], targets[rows])
         loss.backward()

@@ -24,8 +24,10 @@ usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config
 
 exit codes: 0 done, 2 a mistake that the message explains, 75 interrupted (start again to resume), 1 other (also
 a loss that is not finite), 77 a step took longer than JAXKIT_STEP_SECONDS (not set: no limit), 76 another process
-is dead or stuck (start all again to resume). A process counts as stuck after JAXKIT_PEER_SECONDS (20); the start
-waits for all for JAXKIT_JOIN_SECONDS (300); who is asked to stop saves within JAXKIT_STOP_SECONDS (no limit).
+is dead or stuck (start all again to resume). A process counts as dead after JAXKIT_PEER_SECONDS (20) without a
+sign of life, and as stuck when others have waited for its step that long and ten times their longest step; while
+it compiles, evaluates or saves it is waited for. The start waits for all for JAXKIT_JOIN_SECONDS (300); who is
+asked to stop saves within JAXKIT_STOP_SECONDS (no limit).
 """
 
 

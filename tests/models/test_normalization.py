@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from jaxkit import models
+from jaxkit.models import residual
 from jaxkit.models.normalization import Statistics, batch_norm
 
 
@@ -52,6 +54,28 @@ def test_statistics_are_in_float32_whatever_comes(x):
 def test_groups_that_do_not_divide_are_named(x):
     with pytest.raises(ValueError, match="group_size: groups of 5 do not divide the 12 examples"):
         batch_norm(jnp.asarray(x), RUNNING, train=True, group_size=5)
+
+
+def test_a_resnet_takes_its_groups_by_themselves(monkeypatch):
+    monkeypatch.setitem(residual._STAGES, 18, (residual.BasicBlock, (1,)))
+    rng = np.random.default_rng(1)
+    images = rng.normal(size=(4, 6, 6, 3)).astype(np.float32)
+
+    def made(group_size):
+        model = models.resnet(num_classes=3, width=4, small_images=True, group_size=group_size)
+        return model, jax.jit(lambda params, extra, x: model.apply(params, extra, x, train=True))
+
+    (model, grouped), (_, whole) = made(2), made(None)
+    shapes, extra = jax.eval_shape(model.init, jax.random.key(0), images)
+    # Drawn, because the last scale of a block starts at zero.
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    extra = jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), extra)
+    found, moved = grouped(params, extra, images)
+    halves = [whole(params, extra, half) for half in np.split(images, 2)]
+    np.testing.assert_allclose(found, np.concatenate([outputs for outputs, _ in halves]), atol=1e-5)
+    average = jax.tree.map(lambda a, b: (a + b) / 2, *(after for _, after in halves))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), moved, average)
+    assert np.abs(found - whole(params, extra, images)[0]).max() > 0.05
 
 
 def test_the_gradient_sees_the_statistics(x):

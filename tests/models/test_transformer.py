@@ -369,6 +369,24 @@ def test_attention_is_chosen_by_backend_dtype_and_shape(monkeypatch, asked, quer
     assert why in choice.reason
 
 
+def test_cudnn_is_given_heads_as_they_are_and_told_that_they_are_causal(monkeypatch):
+    # [batch, length, heads, size], as it takes them, with two queries for each key.
+    query, key, value = (np.zeros((2, 6, heads, 8), jnp.bfloat16) for heads in (4, 2, 2))
+    given = []
+
+    def on_a_gpu(*arrays, **options):
+        given.append((arrays, options))
+        return arrays[0]
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", on_a_gpu)
+    found = attention.causal(query, key, value, attention="auto")
+    arrays, options = given[-1]
+    assert options == {"is_causal": True, "implementation": "cudnn"}
+    assert all(came is array for came, array in zip(arrays, (query, key, value), strict=True))
+    assert found is query
+
+
 def test_where_there_is_no_cudnn_the_choice_says_so(monkeypatch):
     # The backend is a GPU in name only: jax itself finds that there is no cuDNN.
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

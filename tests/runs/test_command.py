@@ -386,6 +386,68 @@ def test_plan_says_for_which_backend_its_numbers_and_notes_are(capsys, monkeypat
     assert "upper bound" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_plan_says_of_a_billion_parameters_what_a_device_keeps_and_does_without_them():
+    command = """
+import resource, sys
+from jaxkit import cli
+code = cli.main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+sys.exit(code)
+"""
+    experiment = ["experiments/text_generation.py", "--config=configs/llama_1b.py:layout=fsdp"]
+    flags = ["--devices=8", "--shardings", "--device=h200", "--json"]
+    arguments = [sys.executable, "-c", command, "plan", *experiment, *flags]
+    done = subprocess.run(arguments, check=True, cwd=TOP, capture_output=True, text=True)
+    found = json.loads(done.stdout)
+    # Parameters, both moments of AdamW and what is compiled, on one device 15 GB. In KiB.
+    assert int(done.stderr.splitlines()[-1]) < 4 * 2**20
+    assert (found["parameters"], found["num_devices"]) == (1_235_814_400, 8)
+    rows = {row["path"]: row for row in found["shardings"]}
+    # 16 layers of 2048 x 8192 float32, of which each of 8 devices keeps an eighth of the longest axis.
+    up = {
+        "dtype": "float32",
+        "shape": [16, 2048, 8192],
+        "sharding": "- - fsdp",
+        "bytes_per_device": 16 * 2**21 * 4,
+    }
+    assert rows["params.blocks.mlp.up.kernel"] == {"path": "params.blocks.mlp.up.kernel", **up}
+    scale = rows["params.norm.scale"]
+    assert (scale["shape"], scale["sharding"], scale["bytes_per_device"]) == ([2048], "whole", 8192)
+    memory = found["memory_per_device"]
+    # Beside the state: of 8 sequences one, of 4,097 tokens, and a key of 8 bytes.
+    assert memory["arguments"] == sum(row["bytes_per_device"] for row in rows.values()) + 4097 * 4 + 8
+    assert memory["total"] == (memory["arguments"] + memory["outputs"] - memory["aliases"] + memory["temporaries"])
+    # An H200 does 989e12 operations a second and moves 4.8e12 bytes.
+    work, traffic = found["flops_per_step"] / 8 / 989e12, (memory["arguments"] + memory["outputs"]) / 4.8e12
+    floor = found["floor_seconds"]
+    assert (floor["device"], floor["fits"]) == ("h200", memory["total"] <= 141e9)
+    assert floor["seconds"] == pytest.approx(max(work, traffic), rel=1e-12)
+
+
+@pytest.mark.slow
+def test_compiled_programs_are_kept_for_the_next_start_by_what_they_are_compiled_with(tmp_path):
+    """Without the settings of conftest.py: as a user has it."""
+    unset = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(TOP)}
+
+    def kept(run: str, flag: str) -> set[str]:
+        """The programs that are there after a new run, started with a flag of XLA."""
+        short = ["--config.layout={'call': 'jaxkit.parallel.jit'}", "--config.num_steps=1"]
+        flags = ["--config=tests/runs/blobs_config.py", f"--workdir={tmp_path / run}", *short]
+        command = [sys.executable, "tests/runs/blobs.py", *flags]
+        subprocess.run(command, check=True, cwd=TOP, env={**environment, "XLA_FLAGS": flag}, capture_output=True)
+        programs = (tmp_path / "cache/jaxkit/programs").iterdir()
+        return {path.name for path in programs if path.name.endswith("-cache")}
+
+    first = kept("a", "--xla_backend_optimization_level=0")
+    assert any(name.startswith("jit_update") for name in first)
+    assert kept("b", "--xla_backend_optimization_level=0") == first
+    others = kept("c", "--xla_backend_optimization_level=1") - first
+    assert len(others) == len(first)
+
+
 STOPS = [signal.SIGTERM, signal.SIGHUP]
 
 

@@ -2,11 +2,14 @@
 
 import signal
 import socket
+import sys
 import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from jax._src.clusters.k8s_cluster import K8sCluster
 
 from jaxkit import data, parallel
 from jaxkit.errors import UsageError
@@ -157,12 +160,55 @@ def test_what_a_cluster_says_is_used(no_cluster, variables, wanted):
     assert 1024 < found.port < 2**16
 
 
+@pytest.fixture
+def in_kubernetes(no_cluster):
+    """A pod of an indexed job, as the interface of its cluster describes it; gives the environment to change."""
+    named = lambda **fields: SimpleNamespace(metadata=SimpleNamespace(**fields))
+    pod = named(name="train-3-x", labels={"job-name": "train"}, owner_references=[])
+    pod.metadata.owner_references = [SimpleNamespace(controller=True, kind="Job")]
+    pod.spec = SimpleNamespace(subdomain="pods")
+    job = named(name="train", labels={})
+    job.spec = SimpleNamespace(parallelism=4)
+    pods = SimpleNamespace(list_namespaced_pod=lambda **where: SimpleNamespace(items=[pod]))
+    jobs = SimpleNamespace(read_namespaced_job=lambda name, namespace: job)
+    client = SimpleNamespace(
+        CoreV1Api=lambda: pods, BatchV1Api=lambda: jobs, exceptions=SimpleNamespace(ApiException=OSError)
+    )
+    package = SimpleNamespace(client=client, config=SimpleNamespace(load_incluster_config=lambda: None))
+    no_cluster.setitem(sys.modules, "kubernetes", package)
+    no_cluster.setattr(K8sCluster, "_namespace", lambda: "default")
+    no_cluster.setattr(socket, "gethostbyname", lambda name: "10.0.0.7")
+    variables = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "HOSTNAME": "train-3-x", "JOB_COMPLETION_INDEX": "3"}
+    for name, value in variables.items():
+        no_cluster.setenv(name, value)
+    yield no_cluster
+    for asked in (K8sCluster._pod, K8sCluster._job, K8sCluster._controller):
+        asked.__func__.cache_clear()
+
+
+def test_what_kubernetes_says_is_used(in_kubernetes):
+    found = distributed.parse("")
+    assert (found.host, found.num_processes, found.process_id) == ("train-0.pods", 4, 3)
+    assert 1024 < found.port < 2**16
+
+
+def test_what_kubernetes_lacks_is_said(in_kubernetes):
+    in_kubernetes.delenv("JOB_COMPLETION_INDEX")
+    with pytest.raises(UsageError, match=r'asking the cluster failed: .*completionMode: "Indexed"'):
+        distributed.parse("")
+    in_kubernetes.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(UsageError, match=r"found no cluster; .*the `kubernetes` package is not installed"):
+        distributed.parse("")
+
+
 def test_where_no_cluster_is_found_the_message_says_what_was_looked_for(no_cluster):
     with pytest.raises(UsageError, match=r"Slurm \(.*Open MPI \(.*Kubernetes \(.*HOST:PORT"):
         distributed.parse("")
 
 
 def test_how_long_processes_wait_is_checked(monkeypatch):
+    monkeypatch.delenv("JAXKIT_PEER_SECONDS", raising=False)
+    assert distributed.parse("a:1,2,0").peer_seconds == 20
     monkeypatch.setenv("JAXKIT_PEER_SECONDS", "7.5")
     assert distributed.parse("a:1,2,0").peer_seconds == 7.5
     assert distributed.parse("a:1,2,0").join_seconds == 300
