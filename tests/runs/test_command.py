@@ -415,8 +415,8 @@ sys.exit(code)
     scale = rows["params.norm.scale"]
     assert (scale["shape"], scale["sharding"], scale["bytes_per_device"]) == ([2048], "whole", 8192)
     memory = found["memory_per_device"]
-    # Beside the state: of 8 sequences one, of 4,097 tokens, and a key of 8 bytes.
-    assert memory["arguments"] == sum(row["bytes_per_device"] for row in rows.values()) + 4097 * 4 + 8
+    # Beside the state: of 8 sequences one, of 4,097 tokens. Without dropout there is no use for the key.
+    assert memory["arguments"] == sum(row["bytes_per_device"] for row in rows.values()) + 4097 * 4
     assert memory["total"] == (memory["arguments"] + memory["outputs"] - memory["aliases"] + memory["temporaries"])
     # An H200 does 989e12 operations a second and moves 4.8e12 bytes.
     work, traffic = found["flops_per_step"] / 8 / 989e12, (memory["arguments"] + memory["outputs"]) / 4.8e12
@@ -432,17 +432,23 @@ def test_compiled_programs_are_kept_for_the_next_start_by_what_they_are_compiled
     environment = {name: value for name, value in os.environ.items() if name not in unset}
     environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "PYTHONPATH": str(TOP)}
 
+    code = """
+from jaxkit import runs
+from tests.runs import blobs
+runs.main(lambda config: blobs.recipe(config)._replace(picture=None))
+"""
+
     def kept(run: str, flag: str) -> set[str]:
         """The programs that are there after a new run, started with a flag of XLA."""
         short = ["--config.layout={'call': 'jaxkit.parallel.jit'}", "--config.num_steps=1"]
         flags = ["--config=tests/runs/blobs_config.py", f"--workdir={tmp_path / run}", *short]
-        command = [sys.executable, "tests/runs/blobs.py", *flags]
+        command = [sys.executable, "-c", code, *flags]
         subprocess.run(command, check=True, cwd=TOP, env={**environment, "XLA_FLAGS": flag}, capture_output=True)
         programs = (tmp_path / "cache/jaxkit/programs").iterdir()
         return {path.name for path in programs if path.name.endswith("-cache")}
 
     first = kept("a", "--xla_backend_optimization_level=0")
-    assert any(name.startswith("jit_update") for name in first)
+    assert len(first) > 1
     assert kept("b", "--xla_backend_optimization_level=0") == first
     others = kept("c", "--xla_backend_optimization_level=1") - first
     assert len(others) == len(first)

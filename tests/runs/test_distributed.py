@@ -151,6 +151,10 @@ def test_two_processes_come_to_the_numbers_of_one_and_leave_one_set_of_files(fin
     assert names(finished) == names(alone)
     assert directory.summary(finished)["evaluation"]["test"].keys() == {"loss", "accuracy"}
     assert len(directory.summary(finished)["params_sha256"]) == 64
+    # Each process has half of what is split, and wrote that: neither wrote for both.
+    parts = finished / directory.CHECKPOINTS / "24/state"
+    sizes = [sum(path.stat().st_size for path in parts.glob(f"ocdbt.process_{id}/d/*")) for id in (0, 1)]
+    assert min(sizes) > max(sizes) / 2, sizes
     first, second = outputs(finished)
     assert "picture" in first
     assert "step" not in second
