@@ -194,7 +194,7 @@ def one_device() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", ["mlp transformer", pytest.param("cnn", marks=pytest.mark.long)])
+@pytest.mark.parametrize("names", ["mlp", pytest.param("transformer cnn", marks=pytest.mark.long)])
 def test_exact_has_the_same_bits_in_programs_as_users_compile_them(names):
     # The flag above compiles in less time; without it XLA rearranges more, which must not depend on the devices.
     one, eight = (bits_of(number, names, level="") for number in (1, 8))
