@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxkit import configs, data, random
+from jaxkit import configs, data
 from jaxkit.errors import UsageError
 from jaxkit.proofs import dissecting
 from jaxkit.recipe import Plan, plan
-from jaxkit.runs import checkpoints, command, directory, ledger, provenance, record
+from jaxkit.runs import checkpoints, command, directory, feeding, files, ledger, loop, provenance, record
 from jaxkit.types import Examples, Key, Recipe, State
+
+_JIT = "jaxkit.parallel.jit"
 
 
 class Replay(NamedTuple):
@@ -91,8 +92,9 @@ def _built(
     recipe: Callable[[configs.Frozen], Recipe], run: Path, config: configs.Frozen, allow: Sequence[str]
 ) -> tuple[Recipe, Examples]:
     """The experiment, on one device whatever its layout, and its data, after a look that they are the run's."""
-    # Nothing is written, so no writer is built.
-    alone = configs.replace(config, {"layout": {"call": "jaxkit.parallel.jit"}, "writers": ()})
+    # A step under jit is the run's own, with its options of the compiler. Nothing is written: no writer is built.
+    layout = config.layout if config.layout.get("call") == _JIT else {"call": _JIT}
+    alone = configs.replace(config, {"layout": layout, "writers": ()})
     configs.check_calls(alone, allow=(*configs.ALLOWED, *allow))
     built = command.compose(recipe, alone)
     examples = data.opening.opened({"train": built.data["train"]})["train"]
@@ -102,21 +104,19 @@ def _built(
 
 def _start(built: Recipe, config: Any, run: Path, planned: Plan, step: int) -> tuple[int, State, Key]:
     """The newest good checkpoint before the step, or the beginning, and the updates' key."""
-    root = jax.random.key(np.uint32(config.seed))
-    key = random.named(root, "update")
     folder = run / directory.CHECKPOINTS
     abstract = {"state": planned.state, "interval": ledger.no_metrics(planned)}
     for number in reversed([found for found in checkpoints.steps(folder) if found < step]):
         if checkpoints.verify(folder / str(number)):
             continue
         try:
-            state = checkpoints.load(folder / str(number), abstract)["state"]
+            saved = checkpoints.load(folder / str(number), abstract)
         except ValueError as error:
             raise UsageError(f"{error}; is it the code of the run? `jaxkit reproduce` takes that") from error
         # What a run that was not stopped has saved of its ruins is no state to begin with.
-        if _finite(state.params):
-            return number, jax.device_put(state), key
-    return 0, jax.jit(built.init)(random.named(root, "init")), key
+        if _finite(saved["state"].params):
+            return number, *loop.begin(built, config, planned, saved)[:2]
+    return 0, *loop.begin(built, config, planned, None)[:2]
 
 
 class _Moment(NamedTuple):
@@ -131,12 +131,15 @@ def _walk_to(built: Recipe, config: Any, examples: Examples, state: State, key: 
         (the moment before the step before, None where there is none; the moment before the step; its metrics;
         {step: metrics} of all).
     """
-    stream = data.shuffled(examples, batch_size=config.batch_size, seed=config.seed)
-    update = jax.jit(built.update)
+    # The very program of a run that takes one step a call: another form of it may round otherwise.
+    one = feeding.Form(1, "each step is looked at")
+    update, calls = feeding.feed(built, config, examples, one, start)
+    update = built.layout.compile(update)
     before, sums = None, {}
-    for number in range(start + 1, step + 1):
+    for number, (_, batch) in zip(range(start + 1, step + 1), calls):
         now = _Moment(number, state)
-        state, metrics = update(state, stream[number - 1], key)
+        # A copy, since the call takes over what it is given.
+        state, metrics = update(built.layout.put_state(state), batch, key)
         sums[number] = ledger.on_host(metrics)
         skipped = "skipped" in sums[number] and float(sums[number]["skipped"].compute()) > 0
         if number == step or skipped or not (_finite(metrics) and _finite(state.params)):
@@ -166,11 +169,14 @@ def _losses(run: Path, sums: Mapping[int, Any], start: int, step: int) -> tuple[
 def _notes(config: Any, run: Path) -> Iterator[str]:
     """How far the replay is the run."""
     layout = config.layout.get("call", "a layout of its own")
-    if configs.differences(config.layout, {"call": "jaxkit.parallel.jit"}):
+    if layout != _JIT:
         yield f"the run was made under {layout}, this is a plain jit on one device: they agree to rounding"
     if layout in ("jaxkit.parallel.pmap", "jaxkit.parallel.exact"):
         yield "random draws (dropout, augmentation) are made for each device there, and are others here"
     noted = provenance.read(run)
+    steps = files.part(noted, "form").get("steps_per_call", 1)
+    if steps != 1:
+        yield f"the run took {steps} steps in one call, here each is a call: they agree to rounding"
     here, patch = provenance.git_state(Path.cwd()), provenance.patch(Path.cwd(), leave_out=run)
     recorded = noted.get("git", {}).get("commit")
     if recorded != here.get("commit"):

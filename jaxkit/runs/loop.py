@@ -94,7 +94,7 @@ def train(
     first = next(calls, None)
     # The two programs of a start take a core each.
     compiled = process.in_background(lambda: _compile(update, layout, plan.state, first))
-    state, key, interval = _begin(recipe, config, plan, saved)
+    state, key, interval = begin(recipe, config, plan, saved)
     compiled()
     calls = itertools.chain([first] if first is not None else [], calls)
     evaluate = feeding.evaluator(watched, config, examples, lambda on: guard.arm("evaluate", on))
@@ -196,7 +196,7 @@ def _restore(
     return (0, None) if saved is None else saved
 
 
-def _begin(recipe: Recipe, config: Any, plan: Plan, saved: dict[str, Any] | None) -> tuple[State, Key, Metrics]:
+def begin(recipe: Recipe, config: Any, plan: Plan, saved: dict[str, Any] | None) -> tuple[State, Key, Metrics]:
     """What to go on from: the state and the updates' key, on the devices; the metrics of the interval."""
     put_state, shardings = recipe.layout.put_state, recipe.layout.shardings
     key_of = lambda seed, name: random.named(jax.random.key(seed), name)

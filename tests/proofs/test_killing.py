@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +23,27 @@ EXPERIMENT = ["tests/proofs/crash.py", "--config=tests/proofs/crash_config.py"]
 
 @pytest.fixture(scope="module")
 def proof(tmp_path_factory):
-    """Three kills, and all that they left."""
+    """Four kills, and all that they left."""
     top = tmp_path_factory.mktemp("proof") / "proof"
-    command = [sys.executable, "-m", "jaxkit.cli", "verify-resume", *EXPERIMENT, "--kills=3", "--json"]
-    command.append(f"--workdir={top}")
+    command = [sys.executable, "-m", "jaxkit.cli", "verify-resume", *EXPERIMENT, "--json"]
+    command += ["--kills=4", "--seed=53", f"--workdir={top}"]
     done = subprocess.run(command, check=False, cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout), top
 
 
-def test_killed_in_a_save_in_steps_and_in_a_deletion_it_ends_with_the_same_bits(proof):
+def test_killed_in_a_save_in_steps_in_a_deletion_and_in_the_start_up_it_ends_with_the_same_bits(proof):
     found, top = proof
     assert found["identical"]
     assert found["differences"] == []
-    assert len(found["kills"]) == 3
-    assert {kill["aimed"] for kill in found["kills"]} == {"save", "steps", "deletion"}
+    kills = {kill["aimed"]: kill for kill in found["kills"]}
+    assert len(found["kills"]) == 4
+    assert kills.keys() == {"save", "steps", "deletion", "start-up"}
+    # A save may be over before the kill is there. In the start-up there is all the time it takes: of that seed it
+    # is killed before a tenth of it is over.
+    assert kills["start-up"]["phase"] == "start-up"
+    assert kills["start-up"]["reached"] == kills["start-up"]["resumes"]
+    assert kills["steps"]["phase"] != "start-up"
     assert all(kill["resumes"] <= kill["reached"] < 40 for kill in found["kills"])
     # Every second step is recorded, and the state has parameters, their moments and average, and statistics.
     assert (found["steps"], found["rows"]) == (40, 20)
@@ -122,15 +130,78 @@ def _size(path: Path) -> int:
 
 
 def test_aims_are_drawn_from_the_seed_and_wait_for_ever_more_of_the_run():
-    pace = aiming.Pace(num_steps=40, total=9.0, to_first_step=4.0, interval=0.1, save=0.1, saves=10)
-    drawn = aiming.aims(50, random.Random(3), pace)
-    assert drawn == aiming.aims(50, random.Random(3), pace)
-    assert drawn != aiming.aims(50, random.Random(4), pace)
+    drawn = aiming.aims(50, random.Random(3), PACE)
+    assert drawn == aiming.aims(50, random.Random(3), PACE)
+    assert drawn != aiming.aims(50, random.Random(4), PACE)
     assert sorted(aim.progress for aim in drawn) == [aim.progress for aim in drawn]
     # Each is over before the end, and leaves the next one something to hit.
     assert all(aim.progress < aim.by <= 0.95 for aim in drawn)
     assert drawn[-1].progress < 0.8
-    assert "deletion" not in {aim.at for aim in aiming.aims(50, random.Random(3), pace._replace(saves=2))}
+    assert "deletion" not in {aim.at for aim in aiming.aims(50, random.Random(3), PACE._replace(saves=2))}
+
+
+PACE = aiming.Pace(num_steps=40, total=9.0, to_first_step=4.0, interval=0.1, save=0.1, saves=10)
+
+
+def complete(folder: Path, step: int) -> None:
+    (folder / f"checkpoints/{step}").mkdir(parents=True, exist_ok=True)
+    (folder / f"checkpoints/{step}/manifest.json").write_text("{}")
+
+
+@pytest.fixture
+def resumed(tmp_path):
+    """What a killed run leaves: checkpoints of steps 4 and 8, half of another, and rows behind them."""
+    for step in (4, 8):
+        complete(tmp_path, step)
+    (tmp_path / "checkpoints/20").mkdir()
+    (tmp_path / "metrics.jsonl").write_text('{"step": 8}\n{"step": 11}\n')
+    return tmp_path
+
+
+def moments(folder: Path) -> list:
+    """What the process that goes on from step 8 does, one look after the other."""
+    checkpoint = folder / "checkpoints"
+    return [
+        lambda: (folder / "metrics.jsonl").write_text('{"step": 8}\n{"step": 9}\n'),
+        (checkpoint / "12").mkdir,
+        lambda: complete(folder, 12),
+        (checkpoint / "4/manifest.json").unlink,
+        (checkpoint / "4").rmdir,
+    ]
+
+
+def test_a_save_and_a_deletion_are_told_from_what_a_kill_has_left(resumed):
+    sight, seen = aiming._sight(resumed), []
+    look = lambda: seen.append((sight.reached(), sight.saving(), sight.deleting()))
+    look()
+    for moment in moments(resumed):
+        moment()
+        look()
+    assert sight.resumed == 8
+    # In the middle of a save, and of a deletion, there is a directory without a manifest: newer, and older.
+    assert seen == [(8, 0, 0), (9, 0, 0), (9, 1, 0), (12, 0, 0), (12, 0, 1), (12, 0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("at", "after", "reached", "resumes"),
+    [("start-up", 0, 8, 8), ("steps", 1, 9, 8), ("save", 2, 9, 8), ("deletion", 4, 12, 12)],
+)
+def test_a_kill_comes_in_the_moment_that_is_aimed_at(resumed, monkeypatch, at, after, reached, resumes):
+    left = moments(resumed)
+    # One thing happens between two looks.
+    clock = types.SimpleNamespace(monotonic=time.monotonic, sleep=lambda pause: left.pop(0)())
+    monkeypatch.setattr(aiming, "time", clock)
+    with children.started(["sleep", "60"], log=resumed / "log", environment={}) as process:
+        kill = aiming.shoot(process, resumed, aiming.Aim(at, 0.0, 1.0, 0.0), PACE)
+        assert process.returncode == -signal.SIGKILL
+    assert len(moments(resumed)) - len(left) == after
+    assert (kill.aimed, kill.phase, kill.reached, kill.resumes) == (at, at, reached, resumes)
+
+
+def test_a_process_that_ended_by_itself_was_not_killed(resumed):
+    with children.started(["true"], log=resumed / "log", environment={}) as process:
+        process.wait()
+        assert aiming.shoot(process, resumed, aiming.Aim("steps", 0.0, 1.0, 0.0), PACE) is None
 
 
 def test_a_kill_takes_the_whole_group_and_nothing_else(tmp_path):

@@ -149,6 +149,24 @@ def test_a_step_that_is_finite_is_replayed_to_the_recorded_loss(diverged):
     assert all(layer.gradient_before is not None for layer in found.findings.layers)
 
 
+WIDE = {"call": "jaxkit.models.mlp", "features": (256, 256), "num_classes": 2}
+
+
+@pytest.mark.parametrize(("options", "steps"), [(None, (2, 5)), ({}, (5,))], ids=["ours", "XLA's"])
+def test_a_step_is_replayed_to_the_bits_of_the_run_whatever_the_options_of_the_compiler(tmp_path, options, steps):
+    """Products so large that XLA's two libraries for a CPU do not round alike."""
+    layout = {"call": "jaxkit.parallel.jit", "compiler_options": options}
+    intervals = {"num_steps": 6, "log_every": 1, "eval_every": 6, "checkpoint_every": 3}
+    wide = config(spoiled=1.0, model=WIDE, layout=layout, **intervals)
+    assert run(tmp_path / "run", wide) == command.OK
+    for step in steps:
+        found = replaying.replay(recipe, tmp_path / "run", step)
+        # From the beginning, or from the checkpoint of step 3.
+        assert (found.step, found.start) == (step, 3 * (step > 3))
+        assert found.replayed == found.recorded == losses(tmp_path / "run")[step]
+        assert found.notes == ()
+
+
 def test_where_the_config_says_so_the_run_goes_on_and_the_ruins_are_no_start_for_a_replay(tmp_path, capsys):
     going_on = config(stop_on={"nonfinite": False}, num_steps=16)
     assert run(tmp_path / "run", going_on) == command.OK
@@ -251,13 +269,34 @@ def test_a_step_that_is_none_is_refused(diverged, step):
 def test_how_far_a_replay_is_the_run_is_said(diverged, tmp_path):
     folder = shutil.copytree(diverged, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     assert list(replaying._notes(config(), folder)) == []
+    # Whatever its options, a jit is replayed as it was; several steps in one call are not.
+    with_options = {"call": "jaxkit.parallel.jit", "compiler_options": {}}
+    assert list(replaying._notes(config(layout=with_options), folder)) == []
     on_many = config(layout={"call": "jaxkit.parallel.pmap", "num_devices": 2})
     noted = files.read_json(folder / directory.PROVENANCE)
+    files.write_json(folder / directory.PROVENANCE, {**noted, "form": {"steps_per_call": 5}})
+    (form,) = replaying._notes(config(), folder)
+    assert form.startswith("the run took 5 steps in one call, here each is a call")
     files.write_json(folder / directory.PROVENANCE, {**noted, "git": {"commit": "0" * 40}})
     rounding, draws, code = replaying._notes(on_many, folder)
     assert rounding.startswith("the run was made under jaxkit.parallel.pmap, this is a plain jit on one device")
     assert draws.startswith("random draws (dropout, augmentation)")
     assert code.startswith(f"the code is not that of the run: commit {'0' * 40}, here ")
+
+
+def test_a_config_that_calls_elsewhere_is_refused_before_anything_is_called(diverged, tmp_path):
+    folder = shutil.copytree(diverged, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    elsewhere = {"call": "os.mkdir", "path": str(tmp_path / "made")}
+    changed = configs.freeze({**directory.read_config(folder), "loss": elsewhere})
+    files.write_text(folder / directory.CONFIG, configs.to_json(changed))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UsageError, match=r"config\.loss\.call: 'os\.mkdir' is outside what this config may call"):
+        replaying.replay(recipe, folder, 3)
+    assert not (tmp_path / "made").exists()
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    # It is this call that would have left something.
+    configs.build(changed.loss)
+    assert (tmp_path / "made").is_dir()
 
 
 def test_a_directory_that_is_no_run_is_one_line(tmp_path, capsys):

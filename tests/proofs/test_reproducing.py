@@ -73,17 +73,37 @@ def refused(run: Path, capsys, *flags: str) -> str:
     return error
 
 
-def test_the_recorded_code_config_and_data_give_the_same_bits(run, repository, capsys, tmp_path):
-    versions = files.read_json(run / directory.PROVENANCE)["packages"]
-    change(run, packages={**versions, "jax": "0.1.2"}, python="3.99")
+def test_the_recorded_code_config_and_data_give_the_same_bits(run, repository, capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    noted = files.read_json(run / directory.PROVENANCE)
+    # Four pretended devices for this process, and two for what is run again.
+    assert "device_count=4" in noted["environment"]["XLA_FLAGS"]
+    flags = noted["environment"]["XLA_FLAGS"].replace("device_count=4", "device_count=2")
+    change(
+        run,
+        packages={**noted["packages"], "jax": "0.1.2"},
+        python="3.99",
+        platform="another",
+        devices=["cpu:cpu"] * 4,
+        driver="7",
+        environment={**noted["environment"], "XLA_FLAGS": flags, "CUDA_VISIBLE_DEVICES": "5"},
+    )
     assert cli.main(["reproduce", str(run), "--allow=crash", f"--keep={tmp_path / 'again'}"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert "runs work/crash.py with" in out[0]
     assert f"code of commit {git(repository, 'rev-parse', 'HEAD')[:12]} and" in out[0]
     assert "dirty.patch (work/crash.py)" in out[0]
-    # Its versions are not those of the record, and that is said first.
-    assert out[1].startswith("environment: jax: recorded 0.1.2, here ")
-    assert out[2].startswith("environment: python: recorded 3.99, here ")
+    # What is here is not what was recorded, and that is said first; flags are set as they were.
+    beginnings = ("jax: recorded 0.1.2", "python: recorded 3.99", "platform: recorded another")
+    for line, beginning in zip(out[1:4], beginnings):
+        assert line.startswith(f"environment: {beginning}, here ")
+    assert out[4] == f"environment: devices: recorded {['cpu:cpu'] * 4}, here {['cpu:cpu'] * 2}"
+    assert out[5].startswith("environment: driver: recorded 7, here ")
+    assert out[6] == "environment: CUDA_VISIBLE_DEVICES: recorded 5, here none"
+    assert len([line for line in out if line.startswith("environment: ")]) == 6
+    again = files.read_json(tmp_path / "again" / directory.PROVENANCE)
+    assert again["environment"]["XLA_FLAGS"] == flags
+    assert again["devices"] == ["cpu:cpu"] * 2
     assert out[-1].startswith("identical: 8 of 8 steps, bit for bit (4 rows, ")
     assert comparing.compare(run, tmp_path / "again").identical
     assert git(repository, "worktree", "list").count("\n") == 1

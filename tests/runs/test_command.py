@@ -6,9 +6,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from jaxkit.proofs import children
+from jaxkit.runs import checkpoints, cursors, directory, record
 
 TOP = Path(__file__).parent.parent.parent
 EXPERIMENT = "experiments/image_classification.py"
@@ -486,6 +490,36 @@ def test_who_is_asked_to_stop_after_the_last_step_says_try_again(tmp_path, capsy
         assert main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)[0] == 75
     assert directory.status(tmp_path / "run")["status"] == "interrupted"
     assert main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)[0] == 0
+
+
+def test_ctrl_c_saves_and_spares_the_writers_until_all_rows_are_sent(tmp_path):
+    """A terminal sends it to the whole group, once; the process of the writers is in another."""
+    run, sent = tmp_path / "run", tmp_path / "sent"
+    command = [sys.executable, "tests/runs/blobs.py", "--config=tests/runs/blobs_config.py", f"--workdir={run}"]
+    command += [f"--config.{name}=1000000" for name in ("num_steps", "eval_every", "checkpoint_every")]
+    command += ["--config.layout={'call': 'jaxkit.parallel.jit'}", "--config.log_every=100"]
+    command += [f"--config.writers=({{'call': 'reporting.lines', 'path': '{sent}'}},)"]
+    # Where the signal is ignored, as in the background of a shell, a child would ignore it too.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    log = tmp_path / "log"
+    try:
+        with children.started(command, log=log, environment=children.environment(), directory=TOP) as process:
+            while not sent.exists():
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGINT)
+            assert process.wait(60) == 75, log.read_text()
+    finally:
+        signal.signal(signal.SIGINT, ignored)
+    stands, steps = directory.status(run), [row["step"] for row in record.read(run / directory.METRICS)]
+    assert stands["status"] == "interrupted"
+    assert checkpoints.steps(run / directory.CHECKPOINTS) == [stands["step"]] == steps[-1:]
+    assert "the same command goes on from there" in log.read_text()
+    assert "warning" not in log.read_text()
+    assert [json.loads(line)[0] for line in sent.read_text().splitlines()] == steps
+    (task,) = cursors.tasks(directory.read_config(run).writers)
+    cursor = cursors.read(run, task)
+    assert (cursor.step, cursor.closed, cursor.error) == (steps[-1], True, None)
 
 
 @pytest.mark.slow
