@@ -328,6 +328,27 @@ def test_accumulation_over_convolutions_is_no_loop_on_a_cpu():
     assert "stablehlo.while" not in lowered
 
 
+@pytest.mark.parametrize("form", ["fuse", "stack"])
+def test_fused_convolutions_are_no_loop_on_a_cpu_and_agree_with_single_steps(form):
+    def objective(params, extra, batch, key):
+        images = jnp.tanh(jax.lax.conv(batch["x"], params, (1, 1), "SAME"))
+        return means.mean((images.mean(axis=(1, 2, 3)) - batch["y"]) ** 2), ({}, extra)
+
+    rng, optimizer = np.random.default_rng(0), optax.adam(0.05)
+    batches = {"x": rng.normal(size=(5, 4, 1, 6, 6)).astype(np.float32), "y": np.ones((5, 4), np.float32)}
+    update = updates.step(updates.gradients(objective), optimizer)
+    fused = updates.fuse(update) if form == "fuse" else updates.stack(update, lambda state: state.step)
+    begun = updates.init_state(jnp.full((1, 1, 3, 3), 0.1), {}, optimizer)
+    lowered = jax.jit(fused).lower(begun, batches, jax.random.key(0))
+    assert "stablehlo.while" not in lowered.as_text()
+    after, _ = lowered.compile()(begun, batches, jax.random.key(0))
+    state, single = begun, jax.jit(update)
+    for n in range(5):
+        state, _ = single(state, {name: x[n] for name, x in batches.items()}, jax.random.key(0))
+    assert np.abs(state.params - begun.params).max() > 0.1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=0), after, state)
+
+
 def test_the_lines_at_the_head_of_the_package_are_calls_that_it_has():
     names = re.findall(r"updates\.(\w+)\(", updates.__doc__)
     assert names == ["gradients", "accumulate", "step"]

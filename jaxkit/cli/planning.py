@@ -26,11 +26,13 @@ def plan(arguments: argparse.Namespace) -> int:
 
     jax.config.update("jax_num_cpu_devices", arguments.devices or _devices_of(config.layout))
     from jaxkit import costs, recipe
+    from jaxkit.runs import feeding
     from jaxkit.runs.command import compose
 
     made = compose(recipe_of(Path(arguments.experiment)), config)
     on = costs.device(arguments.device) if arguments.device else None
     found = recipe.plan(made, batch_size=config.batch_size)
+    feeding.check(made)
     # The table of bytes on one device, and with it the least time of a step, need the compiler.
     memory = (
         recipe.memory(made, found, batch_size=config.batch_size) if arguments.memory or arguments.device else None

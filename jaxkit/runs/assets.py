@@ -9,12 +9,15 @@ import numpy as np
 
 from jaxkit import data, random, updates
 from jaxkit.errors import UsageError
+from jaxkit.recipe import abstract_batch, nbytes
 from jaxkit.runs import directory, files, record
 from jaxkit.types import Examples, Extra, Key, Params, Recipe, State
 
 ASSETS = "assets"
 SAMPLES = "samples.txt"
 _LINES_SHOWN = 24
+# A picture is given all of its examples at once: of a split that is not in memory, so many bytes of the first.
+MAX_BYTES_DRAWN = 2**30
 
 
 def check(folder: Path, assets: Callable[[], Mapping[str, bytes]] | None) -> dict[Path, bytes]:
@@ -103,8 +106,10 @@ def draw(recipe: Recipe, config: Any, state: State, examples: Mapping[str, Examp
     # On one device, whatever the layout.
     params, extra = jax.device_get((params, state.extra))
     found: list[tuple[Any, Any]] = []
-    for n in range(len(batches)):
-        batch = batches[n]
+    stop = len(batches)
+    if examples[split].arrays is None:
+        stop = min(stop, max(1, MAX_BYTES_DRAWN // nbytes(abstract_batch(recipe, split, config.batch_size))))
+    for batch in data.prefetch(batches, 0, stop):
         predictions = jax.device_get(predict(params, extra, batch))
         keep = lambda x, mask=batch["mask"]: np.asarray(x)[mask]
         found.append((jax.tree.map(keep, batch), jax.tree.map(keep, dict(predictions))))

@@ -132,7 +132,7 @@ def run(
 
     from jaxkit.data import opening
     from jaxkit.recipe import plan
-    from jaxkit.runs import leading, together
+    from jaxkit.runs import feeding, leading, together
 
     built = compose(recipe, config)
     # The preflight and the loop trace them once between them.
@@ -140,6 +140,7 @@ def run(
     built = built._replace(init=init, update=update, evaluate=evaluate)
     planned = plan(built, batch_size=config.batch_size)
     together.check(built.layout)
+    feeding.check(built)
     if worker.leads:
         directory.check(folder, config, experiment, allow)
         checkpoints.check_room(folder, planned.state_bytes)

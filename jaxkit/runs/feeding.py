@@ -1,7 +1,8 @@
 """What the loop feeds on: how many steps a call takes, the batches of each call, and those of an evaluation."""
 
+import collections
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +18,15 @@ from jaxkit.types import Examples, Indexed, Metrics, Recipe, State
 # A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
 MAX_FLOPS_PER_CALL = 1e10
 MAX_STEPS_PER_CALL = 200
+# So many where they are no loop but unrolled: each takes as long to compile as the first.
+MAX_STEPS_UNROLLED = 10
 # Steps are recorded within calls where calls that end with each recorded step would be so many times shorter.
 SHORTER_THAN_IT_COULD_BE = 10
 MAX_BYTES_OF_METRICS = 2**24
 # Data in memory up to this size is put on the devices whole; of more, each batch is.
 MAX_BYTES_ON_DEVICES = 2**30
+# A CPU with several pretended devices deadlocks when some thirty calls are under way.
+MAX_CALLS_UNDER_WAY = 8
 
 
 class Form(NamedTuple):
@@ -32,19 +37,30 @@ class Form(NamedTuple):
     records: bool = False
 
 
+def check(recipe: Recipe) -> None:
+    """Checks what a recipe asks of the loop, before anything is written.
+
+    Raises:
+        UsageError: `steps_per_call` is no number of steps.
+    """
+    asked = recipe.steps_per_call
+    if asked is not None and (not isinstance(asked, int) or asked < 1):
+        raise UsageError(f"config.steps_per_call: came {asked!r}, wanted an int >= 1, or None to choose")
+
+
 def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
     """How many steps one call takes: a divisor of the run's intervals, so that none is overshot.
 
     Where recording often would make calls short, they are as long as the other intervals let them be, and give
     the metrics of each of their steps.
     """
-    asked = recipe.steps_per_call
-    if asked is not None and (not isinstance(asked, int) or asked < 1):
-        raise UsageError(f"steps_per_call: came {asked!r}, wanted an int >= 1, or None to choose")
+    asked, slow = recipe.steps_per_call, "convolutions are slow inside a loop on this backend"
     if asked is None and plan.slow_in_a_loop:
-        return Form(1, "convolutions are slow inside a loop on this backend")
+        return Form(1, slow)
     most = min(MAX_STEPS_PER_CALL, int(MAX_FLOPS_PER_CALL // max(plan.flops, 1))) if asked is None else asked
     said = f"a step has about {plan.flops:.1e} FLOPs" if asked is None else f"asked for {asked}"
+    if plan.slow_in_a_loop and most > MAX_STEPS_UNROLLED:
+        most, said = MAX_STEPS_UNROLLED, f"{said}; {slow}, and at most {MAX_STEPS_UNROLLED} are unrolled"
     between = math.gcd(config.eval_every, config.checkpoint_every)
     common = math.gcd(config.log_every, between)
     short, long = _divisor(common, most), _divisor(between, most)
@@ -66,9 +82,10 @@ def feed(
     stream = data.shuffled(examples, batch_size=config.batch_size, seed=config.seed, rows=rows)
     calls = calls_of(start, config.num_steps, steps)
     fused = steps > 1
-    if examples.arrays is not None and nbytes(dict(examples.arrays)) <= MAX_BYTES_ON_DEVICES:
+    arrays = _to_place(examples)
+    if arrays is not None:
         update = updates.indexed(update)
-        arrays = layout.put_state(dict(examples.arrays))
+        arrays = layout.put_state(arrays)
         indices = (stream.indices(call.start, call.stop if fused else None) for call in calls)
         batches = (Indexed(arrays, found) for found in indices)
     else:
@@ -83,6 +100,12 @@ def feed(
         note = lambda state: jax.lax.cond(state.step % config.log_every == 0, fold, zero, state)
         return updates.stack(update, fold if config.log_every == 1 else note), zip(counts, put)
     return (updates.fuse(update) if fused else update), zip(counts, put)
+
+
+def _to_place(examples: Examples) -> dict[str, np.ndarray] | None:
+    """What is put on the devices whole; None where that would be too much, or is not in memory."""
+    arrays = examples.arrays
+    return dict(arrays) if arrays is not None and nbytes(dict(arrays)) <= MAX_BYTES_ON_DEVICES else None
 
 
 def calls_of(start: int, stop: int, steps: int) -> Iterator[range]:
@@ -103,47 +126,67 @@ def _stacked(batches: list[Any]) -> Any:
     return jax.tree.map(lambda *x: np.stack(x), *batches)
 
 
-def evaluator(
-    recipe: Recipe, config: Any, examples: Mapping[str, Examples], arm: Callable[[bool], None] = lambda on: None
-) -> Callable[[State], Any]:
-    """Makes state -> {split: [metrics of each batch]} over the whole of every held-out split, not waited for.
+def limiter() -> Callable[[Any], None]:
+    """Makes what is told the result of each call, and waits until few enough are under way.
 
-    `arm` is told whether a batch should look like one before it: all but the first of each split should.
+    Example:
+        >>> limit = limiter()
+        >>> limit(jnp.ones(()) + 1)
+    """
+    under_way = collections.deque[Any]()
+
+    def limit(result: Any) -> None:
+        under_way.append(result)
+        if len(under_way) > MAX_CALLS_UNDER_WAY:
+            jax.block_until_ready(under_way.popleft())
+
+    return limit
+
+
+def evaluator(
+    recipe: Recipe,
+    config: Any,
+    examples: Mapping[str, Examples],
+    limit: Callable[[Any], None],
+    arm: Callable[[bool], None] = lambda on: None,
+) -> Callable[[State], Any]:
+    """Makes state -> {split: [metrics of each batch]} over the whole of every held-out split.
+
+    What it returns is not waited for, but for what `limit` waits for after each batch. `arm` is told whether a
+    batch should look like one before it: all but the first of each split should.
     """
     layout = recipe.layout
     compiled = layout.compile_evaluate(recipe.evaluate)
     average = jax.jit(updates.averaged)
-    splits: dict[str, Any] = {}
+    splits: dict[str, Callable[[], Iterable[Any]]] = {}
     begun: set[str] = set()
 
-    def batches_of(split: str) -> Any:
+    def batches_of(split: str) -> Callable[[], Iterable[Any]]:
         rows = together.rows(layout, config.batch_size)
-        batches = data.padded(examples[split], batch_size=config.batch_size, rows=rows)
-        read = lambda: (together.put(layout, batches[n], config.batch_size) for n in range(len(batches)))
-        # What fits in memory is put on the devices once; anything else is read anew each time.
-        if examples[split].arrays is None:
-            return _Again(read)
-        return list(read()) if rows is not None else jax.device_put(list(read()))
+        stream = data.padded(examples[split], batch_size=config.batch_size, rows=rows)
+        batches = lambda: data.prefetch(stream, 0, len(stream))
+        read = lambda: (together.put(layout, batch, config.batch_size) for batch in batches())
+        # What fits is put on the devices once; anything else is read anew each time.
+        if _to_place(examples[split]) is None:
+            return read
+        held = list(read()) if rows is not None else jax.device_put(list(read()))
+        return lambda: held
 
     def one(split: str, *arguments: Any) -> Metrics:
         arm(split in begun)
         begun.add(split)
-        return compiled(*arguments)
+        metrics = compiled(*arguments)
+        limit(metrics)
+        return metrics
 
     def evaluate(state: State) -> dict[str, list[Metrics]]:
         params = average(state)
         for split in examples:
             if split != "train" and split not in splits:
                 splits[split] = batches_of(split)
-        return {name: [one(name, params, state.extra, batch) for batch in part] for name, part in splits.items()}
+        return {
+            split: [one(split, params, state.extra, batch) for batch in batches()]
+            for split, batches in splits.items()
+        }
 
     return evaluate
-
-
-class _Again(NamedTuple):
-    """An iterable that begins anew each time."""
-
-    read: Callable[[], Iterator[Any]]
-
-    def __iter__(self):
-        return self.read()

@@ -5,7 +5,6 @@ records them. What it does at step n depends on n alone, so a resumed run does w
 one would have done.
 """
 
-import collections
 import contextlib
 import itertools
 from collections.abc import Callable, Mapping
@@ -36,9 +35,6 @@ from jaxkit.runs import (
 )
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Examples, Key, Layout, Metrics, Recipe, State
-
-# A CPU with several pretended devices deadlocks when some thirty calls are under way.
-MAX_CALLS_UNDER_WAY = 8
 
 
 class Outcome(NamedTuple):
@@ -97,7 +93,8 @@ def train(
     state, key, interval = begin(recipe, config, plan, saved)
     compiled()
     calls = itertools.chain([first] if first is not None else [], calls)
-    evaluate = feeding.evaluator(watched, config, examples, lambda on: guard.arm("evaluate", on))
+    limit = feeding.limiter()
+    evaluate = feeding.evaluator(watched, config, examples, limit, lambda on: guard.arm("evaluate", on))
     tokens = recipe.data["train"].schema.get("tokens")
     rates = timing.rates(
         plan,
@@ -119,7 +116,7 @@ def train(
     ):
         for warning in warnings:
             progress.message(f"warning: {warning}")
-        timer, under_way, since = timing.timer(saved_at, rates), collections.deque[Any](), list[Any]()
+        timer, since = timing.timer(saved_at, rates), list[Any]()
         step, stops = saved_at, False
         guard.placed("state", state)
         while step < last and not stops:
@@ -130,14 +127,12 @@ def train(
             state, metrics = update(state, batch, key)
             step += count
             since.append(ledger.Steps(step - count, *metrics) if form.records else metrics)  # type: ignore[arg-type]
-            under_way.append(metrics)
+            limit(metrics)
             if step - count == saved_at:
-                jax.block_until_ready(under_way)
+                jax.block_until_ready(metrics)
                 guard.placed("state", state)
                 guard.arm("update")
                 timer.first(step)
-            if len(under_way) > MAX_CALLS_UNDER_WAY:
-                jax.block_until_ready(under_way.popleft())
 
             # Asked once a step: a stop that is seen is one that is saved.
             stops = stopped()

@@ -28,11 +28,12 @@ def indexed(update: Update) -> Update:
     return gathered
 
 
-def fuse(update: Update, *, unroll: bool = False) -> Update:
+def fuse(update: Update, *, unroll: bool | None = None) -> Update:
     """Many steps in one call: the batch has a leading axis of steps, the metrics are their sum.
 
     A batch field is [steps, batch, ...]; of an `Indexed` batch only the index has the leading axis.
-    Saves what a call costs; only worth it where a step is short.
+    Saves what a call costs; only worth it where a step is short. `unroll` is that of `accumulate`: None chooses,
+    and a program of unrolled steps takes as many times longer to compile.
 
     Example:
         >>> from jaxkit.means import Mean
@@ -60,7 +61,7 @@ def fuse(update: Update, *, unroll: bool = False) -> Update:
     return fused
 
 
-def stack(update: Update, note: Callable[[State], Any], *, unroll: bool = False) -> Callable[..., Any]:
+def stack(update: Update, note: Callable[[State], Any], *, unroll: bool | None = None) -> Callable[..., Any]:
     """Many steps in one call, as `fuse`, with the metrics of each and what `note(state)` says after it.
 
     Returns (state, (metrics, notes)), both with a leading axis of steps.

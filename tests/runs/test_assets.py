@@ -104,3 +104,18 @@ def test_samples_that_fail_lose_no_run(tmp_path, capsys):
 def test_what_moves_a_cursor_is_not_shown(tmp_path):
     (tmp_path / "samples.txt").write_text("a\x1b[2Jb\n")
     assert assets.shortened(tmp_path) == "a\ufffd[2Jb"
+
+
+@pytest.mark.parametrize(("held", "drawn"), [(True, 4), (False, 2)])
+def test_of_a_split_that_is_not_in_memory_a_part_is_drawn(held, drawn, tmp_path, monkeypatch):
+    # One batch of two numbers.
+    monkeypatch.setattr(assets, "MAX_BYTES_DRAWN", 8)
+    found, config = [], configs.freeze(CONFIG)
+    made = recipe()(config)._replace(
+        picture=lambda path, rows, batch, predictions: found.append((batch, predictions))
+    )
+    opened = made.data["test"].open()
+    examples = {"test": opened if held else opened._replace(arrays=None)}
+    assets.draw(made, config, made.init(None), examples, tmp_path)
+    ((batch, predictions),) = found
+    assert batch["x"].tolist() == predictions["x"].tolist() == list(range(drawn))

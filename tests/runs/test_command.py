@@ -94,6 +94,11 @@ MISTAKES = {
         ["--config=configs/mnist.py:model=mlp"],
         "(data_dir, JAXKIT_DATA, TFDS_DATA_DIR), and preparing it needs ",
     ),
+    "no steps a call": (
+        [*SMALL, "--config.steps_per_call=0"],
+        "config.steps_per_call: came 0, wanted an int >= 1, or None to choose",
+    ),
+    "half a step a call": ([*SMALL, "--config.steps_per_call=0.5"], "config.steps_per_call: came 0.5"),
     "negative steps": ([*SMALL, "--config.num_steps=-1"], "config.num_steps: came -1, wanted an int >= 1"),
 }
 

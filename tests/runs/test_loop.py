@@ -47,6 +47,14 @@ def recipe(config) -> Recipe:
     )
 
 
+def read_ahead(config) -> Recipe:
+    """The same on data that is not in memory."""
+    whole = recipe(config)
+    opened = lambda source: lambda: source.open()._replace(arrays=None)
+    sources = {name: source._replace(open=opened(source)) for name, source in whole.data.items()}
+    return whole._replace(data=sources)
+
+
 def config(**changes) -> configs.Frozen:
     return configs.freeze(
         {
@@ -164,6 +172,27 @@ def test_interrupted_anywhere_and_resumed_it_ends_with_the_same_bits(tmp_path, u
     assert without_wall(workdir) == without_wall(uninterrupted)
 
 
+@pytest.fixture(scope="module")
+def read(tmp_path_factory):
+    """An uninterrupted run on data that is not in memory."""
+    workdir = tmp_path_factory.mktemp("read") / "run"
+    assert run(workdir, config(), recipe=read_ahead) == command.OK
+    return workdir
+
+
+@pytest.mark.parametrize("stop_after", [0, 13, 28])
+def test_so_it_does_on_data_that_is_not_in_memory(tmp_path, read, stop_after):
+    assert run(tmp_path / "run", config(), stop_after=stop_after, recipe=read_ahead) == command.TRY_AGAIN
+    assert run(tmp_path / "run", config(), recipe=read_ahead) == command.OK
+    assert final(tmp_path / "run") == final(read)
+    assert without_wall(tmp_path / "run") == without_wall(read)
+
+
+def test_data_that_is_not_in_memory_is_trained_on_and_evaluated_to_the_same_bits(read, uninterrupted):
+    assert final(read) == final(uninterrupted)
+    assert without_wall(read) == without_wall(uninterrupted)
+
+
 @pytest.mark.parametrize(("name", "said"), [("state-0.safetensors", "is damaged"), ("manifest.json", "has no")])
 def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(
     tmp_path, uninterrupted, capsys, name, said
@@ -221,10 +250,14 @@ def test_other_forms_resume_exactly_too(tmp_path, changes):
     assert without_wall(tmp_path / "parts") == without_wall(tmp_path / "whole")
 
 
-def test_fused_and_single_steps_record_the_same(tmp_path, uninterrupted):
-    assert run(tmp_path / "run", config(steps_per_call=5)) == command.OK
-    assert final(tmp_path / "run") == final(uninterrupted)
-    for one, other in zip(without_wall(tmp_path / "run"), without_wall(uninterrupted)):
+@pytest.mark.parametrize(("single", "recipe"), [("uninterrupted", recipe), ("read", read_ahead)])
+def test_fused_and_single_steps_record_the_same(tmp_path, single, recipe, request, capsys):
+    single = request.getfixturevalue(single)
+    assert run(tmp_path / "run", config(steps_per_call=5), recipe=recipe) == command.OK
+    first = " ".join(capsys.readouterr().out.split())
+    assert "; 5 steps a call (asked for 5; the intervals of the run divide by 5)" in first
+    assert final(tmp_path / "run") == final(single)
+    for one, other in zip(without_wall(tmp_path / "run"), without_wall(single)):
         for name in one.keys() - {"digest"}:
             assert one[name] == pytest.approx(other[name], rel=1e-6), name
 
@@ -278,6 +311,51 @@ def test_a_call_never_overshoots_an_interval(changes, steps):
     frozen = config(steps_per_call=None, **changes)
     built = recipe(frozen)
     assert feeding.choose_form(built, plan(built, batch_size=32), frozen).steps_per_call == steps
+
+
+def test_where_a_loop_is_slow_few_steps_are_unrolled_and_none_unasked():
+    from jaxkit.recipe import plan
+
+    frozen = config(steps_per_call=None)
+    built = recipe(frozen)
+    planned = plan(built, batch_size=32)._replace(slow_in_a_loop=True)
+    form = feeding.choose_form(built, planned, frozen)
+    assert form == (1, "convolutions are slow inside a loop on this backend", False)
+    # 20 would divide the intervals too.
+    frozen = config(log_every=20, eval_every=20, checkpoint_every=20)
+    form = feeding.choose_form(built._replace(steps_per_call=100), planned, frozen)
+    assert form.steps_per_call == feeding.MAX_STEPS_UNROLLED == 10
+    assert form.reason == (
+        "asked for 100; convolutions are slow inside a loop on this backend, and at most 10 are unrolled;"
+        " the intervals of the run divide by 20"
+    )
+
+
+def test_an_evaluation_has_few_calls_under_way(monkeypatch):
+    """On pretended devices: some thirty of them under way would never end."""
+    frozen = config(layout={"call": "jaxkit.parallel.pmap", "num_devices": 4}, batch_size=4)
+    built, begun, waited, wait = recipe(frozen), list[int](), list[int](), jax.block_until_ready
+    test = {"image": np.ones((280, 6), np.float32), "label": np.arange(280, dtype=np.int32) % 2}
+    examples = {"test": data.arrays(test).open()}
+
+    def compiled(evaluate):
+        evaluate = whole(evaluate)
+
+        def counted(*arguments):
+            begun.append(1)
+            assert len(begun) - len(waited) <= feeding.MAX_CALLS_UNDER_WAY + 1
+            return evaluate(*arguments)
+
+        return counted
+
+    whole = built.layout.compile_evaluate
+    built = built._replace(layout=built.layout._replace(compile_evaluate=compiled))
+    state = built.layout.put_state(built.init(jax.random.key(0)))
+    monkeypatch.setattr(jax, "block_until_ready", lambda result: waited.append(1) or wait(result))
+    evaluate = feeding.evaluator(built, frozen, examples, feeding.limiter())
+    parts = evaluate(state)["test"]
+    assert len(parts) == len(begun) == 70
+    assert sum(float(part["accuracy"].count) for part in parts) == 280
 
 
 def test_other_data_is_refused_when_a_run_goes_on(tmp_path, uninterrupted):
