@@ -18,7 +18,7 @@ from jaxkit.types import Examples, Indexed, Metrics, Recipe, State
 # A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
 MAX_FLOPS_PER_CALL = 1e10
 MAX_STEPS_PER_CALL = 200
-# So many where they are no loop but unrolled: each takes as long to compile as the first.
+# So many where they are no loop but unrolled: each makes the program longer, and its compilation.
 MAX_STEPS_UNROLLED = 10
 # Steps are recorded within calls where calls that end with each recorded step would be so many times shorter.
 SHORTER_THAN_IT_COULD_BE = 10

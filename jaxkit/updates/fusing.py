@@ -32,8 +32,8 @@ def fuse(update: Update, *, unroll: bool | None = None) -> Update:
     """Many steps in one call: the batch has a leading axis of steps, the metrics are their sum.
 
     A batch field is [steps, batch, ...]; of an `Indexed` batch only the index has the leading axis.
-    Saves what a call costs; only worth it where a step is short. `unroll` is that of `accumulate`: None chooses,
-    and a program of unrolled steps takes as many times longer to compile.
+    Saves what a call costs; only worth it where a step is short. `unroll` is that of `accumulate`: None chooses.
+    What is unrolled takes longer to compile with each step.
 
     Example:
         >>> from jaxkit.means import Mean
