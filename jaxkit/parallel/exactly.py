@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxkit import checks, random
 from jaxkit.errors import UsageError
@@ -84,7 +85,7 @@ def _tree(part, start: int, stop: int) -> Any:
         return jax.lax.optimization_barrier(part(start))
     middle = (start + stop) // 2
     first = _tree(part, start, middle)
-    return jax.lax.optimization_barrier(add(first, _tree(part, middle, stop)))
+    return _add(first, _tree(part, middle, stop))
 
 
 def _between_devices(total: Any, num_devices: int) -> Any:
@@ -93,9 +94,21 @@ def _between_devices(total: Any, num_devices: int) -> Any:
     while distance < num_devices:
         pairs = [(device, device ^ distance) for device in range(num_devices)]
         other = jax.tree.map(lambda x, pairs=pairs: jax.lax.ppermute(x, AXIS, pairs), total)
-        total = jax.lax.optimization_barrier(add(total, other))
+        total = _add(total, other)
         distance *= 2
     return total
+
+
+def _add(one: Any, other: Any) -> Any:
+    """The sum of two trees, as a function that XLA on a CPU compiles by itself.
+
+    A barrier is gone when it fuses: what parts do last would be computed together with their sum, and a product
+    and a sum rounded once or twice by how many parts there are.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.lax.optimization_barrier(add(one, other))
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(add)(one, other)
 
 
 def _check_power(**values: int) -> None:
