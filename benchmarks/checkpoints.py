@@ -42,7 +42,7 @@ def raw_write(path: Path, content: np.ndarray) -> None:
 
 def forget(folder: Path) -> None:
     """Asks the system to drop what it holds of these files in memory."""
-    for path in [path for path in (folder, *folder.rglob("*")) if path.is_file()]:
+    for path in filter(Path.is_file, folder.rglob("*")):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
