@@ -135,10 +135,9 @@ def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str, allo
     allowed = lambda path: any(path == name or path.startswith(f"{name}.") for name in allow)
     changed = [row for row in configs.differences(read_config(workdir), config) if not allowed(row[0])]
     if changed:
-        rows = "; ".join(f"config.{path} was {old!r}, now {new!r}" for path, old, new in changed[:4])
-        more = f" (and {len(changed) - 4} more)" if len(changed) > 4 else ""
+        rows = "; ".join(f"config.{path} was {old!r}, now {new!r}" for path, old, new in changed)
         raise UsageError(
-            f"workdir: {workdir} holds a run with another config: {rows}{more};"
+            f"workdir: {workdir} holds a run with another config: {rows};"
             " go on with the same config, allow the change with --allow-config-change=PATH, or choose another"
             " with --workdir=DIR"
         )

@@ -97,6 +97,13 @@ def unopened(config):
     ("changes", "experiment", "message"),
     [
         ({"seed": 4}, "blobs", r"holds a run with another config: config\.seed was 3, now 4; "),
+        # All of it, since each has to be allowed by its path.
+        (
+            {"seed": 4, "log_every": 4, "eval_every": 12, "checkpoint_every": 12, "batch_size": 8},
+            "blobs",
+            "config.batch_size was .*; config.checkpoint_every was .*; config.eval_every was .*;"
+            " config.log_every was .*; config.seed was 3, now 4; go on with",
+        ),
         ({}, "other", "holds a run of blobs, this is other; choose another with --workdir=DIR"),
     ],
 )
