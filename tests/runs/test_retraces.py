@@ -1,13 +1,11 @@
 """After the first steps a retrace is an error that names what changed."""
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit import parallel
+from jaxkit import data, parallel
 from jaxkit.errors import UsageError
 from jaxkit.runs import directory, feeding, loop, record, retraces
 from jaxkit.types import Examples, Source
@@ -56,14 +54,16 @@ def test_a_state_that_comes_out_split_in_another_way_is_named():
         guard.placed("state", {"w": jnp.zeros(8)})
 
 
-def changing(source: Source, change, *, after: int) -> Source:
-    """The same, as if it were too large for memory, with other images after so many reads."""
+def changing(source: Source, change, *, before: list[list[int]]) -> Source:
+    """The same, as if it were too large for memory, with other images in all batches but those `before`.
+
+    What is asked for tells them apart, and not how much was read: threads read ahead, in no order.
+    """
     opened = source.open()
-    reads = itertools.count()
 
     def read(indices):
         batch = opened.read(indices)
-        return {**batch, "image": change(batch["image"])} if next(reads) >= after else batch
+        return batch if indices.tolist() in before else {**batch, "image": change(batch["image"])}
 
     return source._replace(open=lambda: Examples(opened.size, read, opened.manifest, None))
 
@@ -86,12 +86,18 @@ def test_a_run_that_is_evaluated_at_its_end_alone_is_guarded_from_its_second_cal
     change, came = OTHER[kind]
     config = test_loop.config(**AT_THE_END, steps_per_call=steps)
     whole = test_loop.recipe(config)
-    data = {**whole.data, split: changing(whole.data[split], change, after=after)}
+    examples = whole.data[split].open()
+    batches = {
+        "train": data.shuffled(examples, batch_size=config.batch_size, seed=config.seed),
+        "test": data.padded(examples, batch_size=config.batch_size),
+    }[split]
+    before = [batches.indices(n).tolist() for n in range(after)]
+    sources = {**whole.data, split: changing(whole.data[split], change, before=before)}
     part = {"train": "update", "test": "evaluate"}[split]
     with pytest.raises(
         UsageError, match=rf"^{part}: was compiled for batch\.image float32\[32,6\], now came {came}; every"
     ):
-        test_loop.run(tmp_path / "run", config, recipe=lambda config: whole._replace(data=data))
+        test_loop.run(tmp_path / "run", config, recipe=lambda config: whole._replace(data=sources))
     assert directory.status(tmp_path / "run")["status"] == "failed"
 
 
@@ -118,8 +124,8 @@ def test_calls_of_other_lengths_and_the_first_batch_of_each_split_are_no_change(
     weighed = opened._replace(
         arrays=None, read=lambda indices: {**opened.read(indices), "weight": np.ones(len(indices), np.float32)}
     )
-    data = {**whole.data, "weighed": test._replace(open=lambda: weighed)}
-    assert test_loop.run(tmp_path / "run", config, recipe=lambda config: whole._replace(data=data)) == 0
+    sources = {**whole.data, "weighed": test._replace(open=lambda: weighed)}
+    assert test_loop.run(tmp_path / "run", config, recipe=lambda config: whole._replace(data=sources)) == 0
     found = directory.summary(tmp_path / "run")["evaluation"]
     assert found["weighed"] == found["test"]
 
