@@ -13,6 +13,11 @@ def pin_to_one_core() -> None:
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false")
 
 
+def environment(**changes: str) -> dict[str, str]:
+    """The variables for a process that starts as a user's does: Python keeps what it has compiled."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | changes
+
+
 def machine() -> str:
     """The processor, the cores in use and the versions that matter."""
     model = platform.processor() or platform.machine()

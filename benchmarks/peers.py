@@ -76,7 +76,7 @@ def start(name: str, case: str, folder: Path) -> processes.Running:
     """Starts a peer, with one thread in each library that it may use, and waits for its first step."""
     peer = PEERS[name]
     environment = {
-        **os.environ,
+        **measure.environment(),
         "PYTHONPATH": str(TOP) if peer.environment is None else "",
         "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
         "OMP_NUM_THREADS": "1",

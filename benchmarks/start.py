@@ -7,7 +7,6 @@ machine, and the same training step written by hand without the shell: an absolu
 """
 
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -104,7 +103,7 @@ def main(rounds: int = 5) -> None:
     print(measure.machine())
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as cache, tempfile.TemporaryDirectory() as begun:
-        warm = {**os.environ, "XDG_CACHE_HOME": cache}
+        warm = measure.environment(XDG_CACHE_HOME=cache)
         first_step(warm)
         short_run(warm)
         stopped(Path(begun), warm)
@@ -113,7 +112,7 @@ def main(rounds: int = 5) -> None:
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as empty:
                 # The data is prepared; only the compiled programs are missing.
-                cold = {**os.environ, "XDG_CACHE_HOME": empty}
+                cold = measure.environment(XDG_CACHE_HOME=empty)
                 found = {
                     "import jax": seconds([sys.executable, "-c", "import jax"], warm),
                     "python, nothing": seconds([sys.executable, "-c", "pass"], warm),
