@@ -107,6 +107,27 @@ def flops(jaxpr: Any) -> float:
     return float(sum(_of_equation(equation) for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns))
 
 
+def intermediate_bytes(jaxpr: Any) -> float:
+    """The bytes of everything that a (closed) jaxpr computes, the body of a loop once.
+
+    As if nothing was fused and no memory used twice, so of a compiled program's temporaries an upper bound, and a
+    generous one.
+
+    Example:
+        >>> intermediate_bytes(jax.make_jaxpr(lambda x: (x @ x).sum())(jax.numpy.ones((2, 2))))
+        20.0
+    """
+    total = 0.0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        inner = _inner(equation.params)
+        total += sum(map(intermediate_bytes, inner))
+        # Of what is no loop, the results are those of the inner program.
+        if not inner or equation.primitive.name in ("scan", "while"):
+            results = [x.aval for x in equation.outvars if hasattr(x.aval, "dtype")]
+            total += sum(math.prod(result.shape) * result.dtype.itemsize for result in results)
+    return total
+
+
 def _of_equation(equation: Any) -> float:
     name, parameters = equation.primitive.name, equation.params
     if name == "dot_general":

@@ -23,6 +23,7 @@ class Plan(NamedTuple):
     flops:       of one update, over all devices, what is rematerialised included (`costs.flops`)
     model_flops: 3 x those of the model forward (Chowdhery et al. 2022, "PaLM"), for utilisation; None where no
                  split is held out to evaluate on
+    intermediate_bytes: of all that one update computes (`costs.intermediate_bytes`)
     slow_in_a_loop: whether this backend runs the update slowly inside a loop
     metrics:     {split: {name: abstract additive}} of what training and evaluation measure
     predictions: {name: ShapeDtypeStruct} of what `predict` returns
@@ -37,6 +38,7 @@ class Plan(NamedTuple):
     batch_bytes: int
     flops: float
     model_flops: float | None
+    intermediate_bytes: float
     slow_in_a_loop: bool
     metrics: Mapping[str, Metrics]
     predictions: Mapping[str, jax.ShapeDtypeStruct]
@@ -117,6 +119,7 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         batch_bytes=nbytes(abstract_batch(recipe, "train", batch_size)),
         flops=costs.flops(jaxpr),
         model_flops=3 * costs.flops(forward) if forward is not None else None,
+        intermediate_bytes=costs.intermediate_bytes(jaxpr),
         slow_in_a_loop=updates.slow_in_a_loop(jaxpr),
         metrics=metrics,
         predictions=predictions,

@@ -148,3 +148,13 @@ def test_devices_by_name_and_by_what_jax_calls_them():
     assert costs.device_of_kind("NVIDIA L40") is costs.device_of_kind("cpu") is None
     with pytest.raises(UsageError, match="device: came 'h20'; did you mean 'h200'"):
         costs.device("h20")
+
+
+def test_all_that_is_computed_is_counted_in_bytes():
+    """The body of a loop once, and beside it what the loop gives; no result twice."""
+    x = jnp.ones((4, 8), jnp.float32)
+    count = lambda f: costs.intermediate_bytes(jax.make_jaxpr(f)(x))
+    assert count(lambda x: x + 1) == 4 * 8 * 4
+    assert count(jax.jit(lambda x: x + 1)) == 4 * 8 * 4
+    assert count(lambda x: x.astype(jnp.bfloat16)) == 4 * 8 * 2
+    assert count(lambda x: jax.lax.scan(lambda c, row: (c + row, c), x[0] * 0, x)) >= (8 + 4 * 8 + 8) * 4

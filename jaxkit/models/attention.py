@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkit import notes
+from jaxkit import backends, notes
 
 
 class Choice(NamedTuple):
@@ -32,8 +32,8 @@ def choose(attention: str, query: Any, keys: Any) -> Choice:
     """
     if attention != "auto":
         return Choice(attention, "asked for by name")
-    if jax.default_backend() != "gpu":
-        return Choice("xla", f"the backend is {jax.default_backend()}: cuDNN needs a GPU")
+    if backends.platform() != "gpu":
+        return Choice("xla", f"the backend is {backends.platform()}: cuDNN needs a GPU")
     if query.dtype not in (jnp.bfloat16, jnp.float16):
         return Choice("xla", f"cuDNN takes bfloat16 and float16, not {query.dtype}")
     if query.shape[-1] > 128:
@@ -82,7 +82,7 @@ def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> 
 
     # On a CPU in two halves: the earlier one never meets the later keys, which spares a quarter of the products
     # and of the softmax. More parts would spare more, but smaller products are slower, and nothing is won.
-    halved = jax.default_backend() == "cpu" and length > 1
+    halved = backends.platform() == "cpu" and length > 1
     cuts = (0, length // 2, length) if halved else (0, length)
     attended = jnp.concatenate([rows(begin, end) for begin, end in itertools.pairwise(cuts)], axis=3)
     return attended.transpose(0, 3, 1, 2, 4).reshape(q_BxLxNxH.shape)

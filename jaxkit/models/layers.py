@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxkit import backends
 from jaxkit.types import Key
 
 EPSILON = 1e-5
@@ -207,7 +208,7 @@ def _off_the_page(params: dict[str, Any], rows: int) -> dict[str, Any]:
     # the activations leave at zero. With few rows, as in decoding, copying the kernels would cost more.
     kernel = params["down"]["kernel"]
     on_the_page = kernel.shape[0] * kernel.dtype.itemsize % 4096 == 0
-    if jax.default_backend() != "cpu" or not on_the_page or rows < kernel.shape[1]:
+    if backends.platform() != "cpu" or not on_the_page or rows < kernel.shape[1]:
         return params
     padded = {
         name: jax.tree.map(lambda x: jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 16)]), layer)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from jaxkit import checks, random
+from jaxkit import backends, checks, random
 from jaxkit.errors import UsageError
 from jaxkit.means import add, share
 from jaxkit.parallel.replicated import AXIS, local_devices, over_devices
@@ -105,7 +105,7 @@ def _add(one: Any, other: Any) -> Any:
     A barrier is gone when it fuses: what parts do last would be computed together with their sum, and a product
     and a sum rounded once or twice by how many parts there are.
     """
-    if jax.default_backend() != "cpu":
+    if backends.platform() != "cpu":
         return jax.lax.optimization_barrier(add(one, other))
     with set_xla_metadata(inlineable="false"):
         return jax.jit(add)(one, other)

@@ -1,6 +1,7 @@
 """The command line of an experiment: what `runs.main(recipe)` does, from the flags to the exit code."""
 
 import contextlib
+import gc
 import os
 import sys
 import traceback
@@ -42,6 +43,8 @@ def main(recipe: Callable[[configs.Frozen], Any], argv: Sequence[str] | None = N
             "workdir": given.workdir,
             "allow": given.allow,
         }
+        # What was imported stays: Python need not look through it while it traces, nor on its way out.
+        gc.freeze()
         if given.distributed is None:
             with process.asked_to_stop():
                 sys.exit(run(recipe, config, **names))  # type: ignore[arg-type]
@@ -127,7 +130,6 @@ def run(
             results.show(console, folder)
         return OK
     process.cache_programs()
-    memory.keep_freed()
     import jax
 
     from jaxkit.data import opening
@@ -139,6 +141,7 @@ def run(
     init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))
     built = built._replace(init=init, update=update, evaluate=evaluate)
     planned = plan(built, batch_size=config.batch_size)
+    memory.prepare(planned)
     together.check(built.layout)
     feeding.check(built)
     if worker.leads:

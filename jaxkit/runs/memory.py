@@ -3,8 +3,25 @@
 import ctypes
 import platform
 
+from jaxkit import backends
+from jaxkit.recipe import Plan
+
 # Of malloc.h; mallopt(3) says what they mean.
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
+# The most that an arena beside the first can hold in one block.
+_HEAP_BYTES = 2**26
+# How much of all that a step computes is held at once, at most: seen were 5 % (MLP) to 13 % (GPT).
+_HELD = 0.25
+
+
+def prepare(plan: Plan) -> None:
+    """Keeps the memory that this run's steps free, where they are large, and are computed by this process.
+
+    Small ones malloc keeps by itself; there, and where an accelerator has memory of its own, programs compile
+    faster when each thread has an arena: the digits CNN in two thirds of the time.
+    """
+    if backends.platform() == "cpu" and plan.intermediate_bytes * _HELD > _HEAP_BYTES:
+        keep_freed()
 
 
 def keep_freed() -> bool:

@@ -2,6 +2,8 @@
 
 import jax
 
+from jaxkit import backends
+
 
 def loop(body, carry, xs, *, unroll: bool | None = None):
     """`jax.lax.scan`, unrolled where a loop is slow on this backend.
@@ -27,7 +29,7 @@ def slow_in_a_loop(jaxpr) -> bool:
         >>> slow_in_a_loop(jax.make_jaxpr(lambda x: x @ x)(jnp.ones((2, 2))))
         False
     """
-    return jax.default_backend() == "cpu" and mentions(jaxpr, ("conv_general_dilated",))
+    return backends.platform() == "cpu" and mentions(jaxpr, ("conv_general_dilated",))
 
 
 def mentions(jaxpr, primitives: tuple[str, ...]) -> bool:

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from jaxkit.recipe import Plan
+from jaxkit.runs import memory
+
 CODE = """
 import resource, sys
 from jaxkit.runs import memory
@@ -34,3 +37,16 @@ def faults(how):
 def test_freed_memory_is_kept():
     """64 MiB are 16,384 pages of 4 KiB: they are faulted in at each step, or not at all."""
     assert faults("kept") < 1000
+
+
+@pytest.mark.parametrize(
+    ("platform", "intermediate", "keeps"),
+    [("cpu", 2**30, True), ("cpu", 2**27, False), ("gpu", 2**40, False)],
+)
+def test_it_is_kept_where_steps_are_large_and_computed_here(monkeypatch, platform, intermediate, keeps):
+    """One arena for all threads makes programs slower to compile: a price that only large steps pay."""
+    asked = []
+    monkeypatch.setattr(memory, "keep_freed", lambda: asked.append(True))
+    monkeypatch.setattr(memory.backends, "platform", lambda: platform)
+    memory.prepare(Plan(**dict.fromkeys(Plan._fields) | {"intermediate_bytes": intermediate}))  # type: ignore[arg-type]
+    assert bool(asked) == keeps
