@@ -1,7 +1,7 @@
 """The part of a run's process that writes and prints: what it leaves in the directory, from start to end."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from jaxkit import configs
@@ -42,7 +42,7 @@ def train(
     for said in plan.notes:
         console.print(said, soft_wrap=True)
 
-    finish: Callable[[], None] = lambda: None
+    process_beside: tracking.Beside
 
     def note() -> None:
         try:
@@ -53,12 +53,12 @@ def train(
             console.print(f"warning: {directory.PROVENANCE}: {type(error).__name__}: {error}", soft_wrap=True)
 
     def begins(step: int) -> None:
-        nonlocal finish
+        nonlocal process_beside
         for path, before, now in claim.changed:
             console.print(f"config.{path} was {before!r}, is now {now!r}")
         begin(folder, config, claim, missing, step=step)
         begun.append(step)
-        finish = beside.enter_context(tracking.beside(folder, config.writers, console))
+        process_beside = beside.enter_context(tracking.beside(folder, config.writers, console))
         # Git and package versions take a moment; the first program compiles meanwhile.
         ending.callback(process.in_background(note))
 
@@ -75,11 +75,12 @@ def train(
                 stopped=stopped.is_set,
                 worker=worker,
             )
-        return _finish(recipe, config, outcome, examples, folder, console, finish)
+        return _finish(recipe, config, outcome, examples, folder, console, process_beside)
 
 
-def _finish(recipe, config, outcome, examples, folder: Path, console, finish: Callable[[], None]) -> int:
-    """Writes what a run came to, or how far; `finish` gives the writers what is left."""
+def _finish(recipe, config, outcome, examples, folder: Path, console, beside: tracking.Beside) -> int:
+    """Writes what a run came to, or how far; meanwhile the process beside it begins with what the writers lack."""
+    beside.begin()
     timing = {**outcome.timing, "to_first_step": outcome.first_step_at, "total": process.age()}
     done = {
         "step": outcome.step,
@@ -87,7 +88,7 @@ def _finish(recipe, config, outcome, examples, folder: Path, console, finish: Ca
     }
     if outcome.step < config.num_steps:
         directory.set_status(folder, status="interrupted", **done)
-        finish()
+        beside.finish(tracking.SECONDS_AFTER_A_STOP)
         console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
         console.print(str(folder), soft_wrap=True)
         return TRY_AGAIN

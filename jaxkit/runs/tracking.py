@@ -1,7 +1,8 @@
 """The process beside a run that gives its rows to writers, and what the run and `jaxkit sync` ask of it.
 
 A process and not a thread: what the writers' libraries import, retry, print or leak takes nothing from the
-interpreter that trains, a step costs the same whatever is behind it, and one that hangs can be ended.
+interpreter that trains, a step costs the same whatever is behind it, and one that hangs can be ended. The record
+has the rows whether or not the process is there yet.
 """
 
 import contextlib
@@ -15,11 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxkit.errors import UsageError
 from jaxkit.runs import cursors, directory, sending
 
+# The machine is the training's first: the libraries of the writers take seconds of a core to import, which on two
+# busy cores would be a good part of a run of seconds, and nobody looks at the curves of a longer one so early.
+SECONDS_ALONE = 15.0
 # How long a run that is over, or was asked to stop, waits for its writers; the rest is for `jaxkit sync`.
 SECONDS_AFTER_THE_END = 30.0
 SECONDS_AFTER_A_STOP = 10.0
@@ -29,19 +33,59 @@ _START = "import json, sys; order = json.loads(sys.stdin.readline()); sys.path[:
 )
 
 
+class Beside(NamedTuple):
+    """The process beside a run, which there may be none of yet.
+
+    begin:  () -> None; starts it, where it is not there
+    finish: (seconds) -> None; begins, and ends it when all is sent, or the seconds are over; a second time nothing
+    """
+
+    begin: Callable[[], None]
+    finish: Callable[[float], None]
+
+
 @contextlib.contextmanager
-def beside(run: Path, writers: Sequence[Any], console: Any) -> Iterator[Callable[[], None]]:
-    """Serves the writers of a run from another process until the context is left, or what it gives is called.
+def beside(run: Path, writers: Sequence[Any], console: Any) -> Iterator[Beside]:
+    """Serves the writers of a run from another process, after a while, until the context is left.
 
     What fails is a warning on the console.
     """
-    finish = start(run, writers, lambda text: console.print(f"warning: {text}", soft_wrap=True))
+    if not writers:
+        yield Beside(lambda: None, lambda seconds: None)
+        return
+    warn = lambda text: console.print(f"warning: {text}", soft_wrap=True)
+    process = _later(lambda aside: start(run, writers, warn, aside=aside))
     try:
-        yield lambda: finish(SECONDS_AFTER_A_STOP)
+        yield process
     except BaseException:
-        finish(SECONDS_AFTER_A_STOP)
+        process.finish(SECONDS_AFTER_A_STOP)
         raise
-    finish(SECONDS_AFTER_THE_END)
+    process.finish(SECONDS_AFTER_THE_END)
+
+
+def _later(start: Callable[[bool], Callable[[float], None]]) -> Beside:
+    """Starts the process when the training has had its time alone, or is asked to before; never twice.
+
+    `start` is told whether the process is to give way to the training.
+    """
+    started: list[Callable[[float], None]] = []
+    timer = threading.Timer(SECONDS_ALONE, lambda: started.append(start(True)))
+    timer.daemon = True
+    timer.start()
+
+    def begin() -> None:
+        timer.cancel()
+        timer.join()  # it may be at it
+        if not started:
+            # First, so that what interrupts the start is no reason for another.
+            started.append(lambda seconds: None)
+            started[0] = start(False)
+
+    def finish(seconds: float) -> None:
+        begin()
+        started[0](seconds)
+
+    return Beside(begin, finish)
 
 
 def start(

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from jaxkit import configs, data, metrics, objectives, runs, updates
+from jaxkit.runs import tracking
 from jaxkit.types import Examples, Recipe
 
 
@@ -63,4 +64,5 @@ def recipe(config) -> Recipe:
 
 
 if __name__ == "__main__":
+    tracking.SECONDS_ALONE = float(os.environ.get("BLOBS_ALONE", tracking.SECONDS_ALONE))
     runs.main(recipe)

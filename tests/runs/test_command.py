@@ -508,7 +508,8 @@ def test_ctrl_c_saves_and_spares_the_writers_until_all_rows_are_sent(tmp_path):
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     log = tmp_path / "log"
     try:
-        with children.started(command, log=log, environment=children.environment(), directory=TOP) as process:
+        environment = children.environment() | {"BLOBS_ALONE": "0.1"}
+        with children.started(command, log=log, environment=environment, directory=TOP) as process:
             while not sent.exists():
                 assert process.poll() is None, log.read_text()
                 time.sleep(0.02)

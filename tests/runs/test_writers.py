@@ -307,7 +307,7 @@ def test_killed_in_the_middle_and_resumed_no_step_is_sent_twice_or_missed(tmp_pa
     start += [f"--config.writers={writers!r}", "--config.layout={'call': 'jaxkit.parallel.jit'}"]
     start += ["--config.in_memory=False", "--config.num_steps=30", "--config.eval_every=30"]
     # It stands still behind its second checkpoint, until the writers have been given what there is.
-    hanging = {**os.environ, "BLOBS_HANG_AFTER": "22"}
+    hanging = {**os.environ, "BLOBS_HANG_AFTER": "22", "BLOBS_ALONE": "0"}
     process = subprocess.Popen(start, cwd=TOP, stdout=subprocess.DEVNULL, env=hanging)
     end = time.monotonic() + 120
     while not all(_step(run, name) > 16 for name in ("tensorboard", "mlflow")):
