@@ -23,29 +23,20 @@ class Steps(NamedTuple):
     parameters: jax.Array  # u32[steps], of steps that are not recorded anything
 
 
-class Row(NamedTuple):
-    """What is to be recorded at a step, still on the devices; its metrics since the row before, of each call."""
-
-    step: int
-    metrics: list[Metrics | Steps]
-    parameters: jax.Array
-    evaluations: Mapping[str, list[Metrics]]
-    speed: Mapping[str, float]
-
-
 class Ledger(NamedTuple):
     """Takes rows as they come from the devices; a thread fetches and writes them when they are there.
 
-    add:         (row) -> None
-    flush:       (keep) -> None; waits until all but the newest `keep` rows are written; raises what went wrong,
-                 and `stopping.Diverged` once all are written, where one of those says that the run must end
+    add:         (step, metrics, parameters, evaluations, speed, keep=) -> None; what is to be recorded at a step,
+                 still on the devices: the metrics of each call since the row before, a fold of the parameters, and
+                 of each split the metrics of its batches. Waits until all but the newest `keep` rows are written;
+                 raises what went wrong, and `stopping.Diverged` once all are written, where one of those says that
+                 the run must end
     close:       () -> None; writes what is left
-    interval:    () -> the sum of the metrics since the last row that has them, on the host; after flush(0)
+    interval:    () -> the sum of the metrics since the last row that has them, on the host; after keep=0
     evaluations: the newest evaluation of each split; likewise
     """
 
-    add: Callable[[Row], None]
-    flush: Callable[[int], None]
+    add: Callable[..., None]
     close: Callable[[], None]
     interval: Callable[[], Metrics]
     evaluations: Mapping[str, Metrics]
@@ -66,7 +57,7 @@ def ledger(
     warned: list[int] = []
     # Which row says that the run must end, and why.
     ends: list[tuple[int, stopping.Diverged]] = []
-    rows: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
+    rows: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
     added, written, errors, changed = 0, 0, list[BaseException](), threading.Condition()
 
     def warn_once(step: int, values: Mapping[str, Any]) -> None:
@@ -80,17 +71,23 @@ def ledger(
         if found is not None:
             ends.append((written + 1, stopping.Diverged(step, found)))
 
-    def add_row(row: Row) -> None:
+    def add_row(*row: Any, keep: int) -> None:
         nonlocal added
         added += 1
+        # A plain tuple: a named one would be a third of all that a step waits for here.
         rows.put(row)
+        wait(added - keep)
+        # A newer row may be written by now, or not: a run ends at the same step whichever it is.
+        if ends and ends[0][0] <= added - keep:
+            wait(added)
+            raise ends[0][1]
 
     def work() -> None:
         nonlocal written
         while (row := rows.get()) is not None:
             try:
                 if not errors:
-                    write(row)
+                    write(*row)
             except BaseException as error:
                 errors.append(error)
             with changed:
@@ -103,13 +100,6 @@ def ledger(
                 changed.wait_for(lambda: written >= number)
         if errors:
             raise errors[0]
-
-    def flush(keep: int) -> None:
-        wait(added - keep)
-        # A newer row may be written by now, or not: a run ends at the same step whichever it is.
-        if ends and ends[0][0] <= added - keep:
-            wait(added)
-            raise ends[0][1]
 
     def close() -> None:
         rows.put(None)
@@ -132,31 +122,37 @@ def ledger(
             judge(numbers[n], values)
         interval = jax.tree.unflatten(tree, [np.asarray(total[-1]) for total in sums])
 
-    def write(row: Row) -> None:
+    def write(
+        step: int,
+        metrics: list[Metrics | Steps],
+        parameters: jax.Array,
+        evaluated: Mapping[str, list[Metrics]],
+        speed: Mapping[str, float],
+    ) -> None:
         nonlocal interval
-        for part in row.metrics:
+        for part in metrics:
             if isinstance(part, Steps):
-                write_within(part, row.step)
+                write_within(part, step)
             else:
                 interval = add(interval, on_host(part))
         values: dict[str, Any] = {}
-        trained, logs = record.values(interval), row.step % config.log_every == 0 or row.step == config.num_steps
+        trained, logs = record.values(interval), step % config.log_every == 0 or step == config.num_steps
         # Also of an interval that goes on: what is wrong must not be saved.
-        judge(row.step, trained, logs)
+        judge(step, trained, logs)
         if logs:
             values |= trained
             interval = jax.tree.map(np.zeros_like, interval)
-        for split, parts in row.evaluations.items():
+        for split, parts in evaluated.items():
             evaluations[split] = summed([on_host(part) for part in parts])
             values |= record.values(evaluations[split], prefix=f"{split}/")
         if values:
-            recorder.append(row.step, values, int(row.parameters), row.speed)
-            progress.update(row.step, values, row.speed)
-            warn_once(row.step, values)
+            recorder.append(step, values, int(parameters), speed)
+            progress.update(step, values, speed)
+            warn_once(step, values)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    return Ledger(add_row, flush, close, lambda: interval, evaluations)
+    return Ledger(add_row, close, lambda: interval, evaluations)
 
 
 def on_host(metrics: Metrics) -> Metrics:

@@ -149,9 +149,8 @@ def train(
                 watch.rests()
             with timer.pause() if evaluates or saves else contextlib.nullcontext():
                 found = evaluate(state) if evaluates else {}
-                rows.add(ledger.Row(step, since, fold(state.params), found, speed))
+                rows.add(step, since, fold(state.params), found, speed, keep=0 if saves else 1)
                 since = []
-                rows.flush(0 if saves else 1)
                 if saves:
                     stopping.check(state.params, step, config)
                     recorder.sync()
