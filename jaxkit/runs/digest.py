@@ -44,16 +44,15 @@ def chain(previous: str, step: int, values: Mapping[str, Any], parameters: int) 
     """
     # As JSON, written out: where every step is recorded, the general encoder takes twice as long.
     parts = [
-        f'{_quoted(name)}: "{value.hex()}"'
-        if isinstance(value, float)
-        else f"{_quoted(name)}: {json.dumps(value)}"
+        f'{quoted(name)}: "{value.hex()}"' if isinstance(value, float) else f"{quoted(name)}: {json.dumps(value)}"
         for name, value in sorted(values.items())
     ]
     text = f'["{previous}", {step}, {{{", ".join(parts)}}}, {parameters}]'
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-_quoted = functools.cache(json.dumps)
+# The names of metrics, as JSON.
+quoted = functools.cache(json.dumps)
 
 
 def sha256(tree: Any) -> str:

@@ -61,10 +61,10 @@ def ledger(
     added, written, errors, changed = 0, 0, list[BaseException](), threading.Condition()
 
     def warn_once(step: int, values: Mapping[str, Any]) -> None:
-        bad = [name for name, value in values.items() if isinstance(value, str)]
-        if bad and not warned:
+        if not warned and str in map(type, values.values()):
             warned.append(step)
-            progress.message(f"warning: step {step}: {bad[0]} is {values[bad[0]]}; is the learning rate too high?")
+            name, value = next(item for item in values.items() if isinstance(item[1], str))
+            progress.message(f"warning: step {step}: {name} is {value}; is the learning rate too high?")
 
     def judge(step: int, values: Mapping[str, Any], logs: bool = True) -> None:
         found = wrong(values.get("loss"), logs)
@@ -116,8 +116,8 @@ def ledger(
         for total, before in zip(sums, jax.tree.leaves(interval)):
             total[0] += before
         found = record.values_of_each(jax.tree.unflatten(tree, [total[:-1] for total in sums]))
+        recorder.extend([(numbers[n], values, folds[n]) for n, values in zip(last_of, found)])
         for n, values in zip(last_of, found):
-            recorder.append(numbers[n], values, folds[n], {}, more=True)
             warn_once(numbers[n], values)
             judge(numbers[n], values)
         interval = jax.tree.unflatten(tree, [np.asarray(total[-1]) for total in sums])

@@ -1,10 +1,12 @@
 """Digests: whatever bit changes, they change."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit.runs import digest
+from jaxkit.runs import digest, record
 
 VALUES = np.linspace(-1, 1, 600, dtype=np.float32)
 
@@ -46,6 +48,28 @@ def test_the_chain_depends_on_all_before():
         len({digest.chain("", 1, {"loss": value}, 7) for value in (0.5, np.nextafter(0.5, 1), 1, "nan", None)})
         == 5
     )
+
+
+def test_a_row_is_written_as_json_writes_it():
+    numbers = [0.1, -0.0, 5e-324, 1e16, 1e22, 2.0, 1 / 3, np.float64(1 / 3), 3, True, None, "nan", "-inf", [0.5]]
+    # No number of a run's, but a row that can be read all the same.
+    values = {f"a/{n}": value for n, value in enumerate([*numbers, float("nan"), -float("inf")])} | {'é"\\': 1.0}
+    row = {"step": 7, "wall": 1.5, **values, "speed": {"steps": 123.46}, "digest": "0a"}
+    assert record.line(7, 1.5, values, {"steps": 123.456}, "0a") == json.dumps(row) + "\n"
+    assert record.line(7, 1.5, {}, {}, "0a") == '{"step": 7, "wall": 1.5, "digest": "0a"}\n'
+
+
+def test_rows_that_come_together_are_those_that_come_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(record.time, "time", lambda: 1.5)
+    rows, noted = [(step, {"loss": 1 / step, "none": None}, 7 * step) for step in (1, 2, 3)], []
+    for name, ways in {"a": [rows], "b": [[row] for row in rows]}.items():
+        recorder = record.recorder(tmp_path / name, after=0)
+        for some in ways:
+            recorder.extend(some)
+        recorder.close()
+        noted.append(recorder.noted())
+    assert noted[0] == noted[1]
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 def test_sha256_depends_on_names_shapes_and_dtypes():

@@ -433,9 +433,9 @@ def test_what_comes_after_the_checkpoint_is_cut_off_whatever_it_is(run, tail):
     (run / "metrics.jsonl").write_text("".join(rows[:2]) + tail)
     begun = record.beginning(run / "metrics.jsonl", after=20, noted=checkpoints.manifest(run / "checkpoints", 20))
     recorder = record.recorder(run / "metrics.jsonl", after=20, begun=begun)
-    row = recorder.append(30, {"loss": 1 / 30}, 30)
+    recorder.append(30, {"loss": 1 / 30}, 30)
     recorder.close()
-    assert row["digest"] == json.loads(rows[2])["digest"]
+    assert recorder.noted()["digest"] == json.loads(rows[2])["digest"]
     assert [row["step"] for row in record.read(run / "metrics.jsonl")] == [10, 20, 30]
 
 
