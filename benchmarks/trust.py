@@ -4,7 +4,8 @@
 
 Rows: what a recorded row takes of the thread that trains, with no writer and with all of them at once. Digests:
 the fold of all parameters of a small GPT against its step. Steps: the steps/s of the digits MLP with every step
-recorded against none, and of the digits CNN with all writers against none. Rounds are interleaved, nothing is
+recorded against none, and of the digits CNN with all writers against none, which is over before
+their process starts: what that takes comes after the end, and is printed. Rounds are interleaved, nothing is
 pinned: the process that serves the writers is where the system puts it. What checkpoints cost is checkpoints.py.
 """
 
@@ -75,6 +76,8 @@ def microseconds_a_step(config: dict[str, Any], *, tracked: bool = False) -> flo
         with directory.claim(folder, frozen, "trust"), tracking.beside(folder, frozen.writers, console):
             outcome = loop.train(recipe, frozen, planned, examples, folder, show=show)
             ended = process.age()
+        if tracked:
+            print(f"  the writers have all {process.age() - ended:.1f} s after the end", flush=True)
         return (ended - outcome.first_step_at) / frozen.num_steps * 1e6
 
 
