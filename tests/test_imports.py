@@ -69,7 +69,7 @@ def test_the_loop_alone_needs_no_more_than_flax_brings():
 
 
 def test_what_serves_the_writers_of_a_run_does_without_jax():
-    code = "from jaxkit.runs import tracking; from jaxkit import writers; writers.mlflow, writers.wandb"
+    code = "from jaxkit.runs import serving, tracking; from jaxkit import writers; writers.mlflow, writers.wandb"
     assert not modules_after(code) & {"jax", "numpy", "mlflow", "wandb", "tensorboard"}
 
 
