@@ -69,8 +69,9 @@ def test_a_start_that_is_interrupted_is_not_tried_again(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(tracking, "_process", process)
-    with pytest.raises(KeyboardInterrupt), tracking.beside(run, directory.read_config(run).writers, Console()):
-        pass
+    writers = directory.read_config(run).writers
+    with pytest.raises(KeyboardInterrupt), tracking.beside(run, writers, Console()) as beside:
+        beside.finish(30)
     assert tried == [1]
 
 
