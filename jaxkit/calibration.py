@@ -81,7 +81,7 @@ def calibration(
         0.25
     """
     checks.labels(logits, labels)
-    checks.at_least(1, num_bins=num_bins)
+    checks.sizes(num_bins=num_bins)
     mask = included(mask, labels.shape)
     p = jax.nn.softmax(jnp.asarray(logits, jnp.float32))
     confidence = jnp.max(p, axis=-1)
@@ -151,10 +151,10 @@ def ranking(
         >>> float(state.compute()["auroc"])  # 3 of 4 pairs are in order
         0.75
     """
-    checks.shapes(targets=(targets, " ".join(map(str, jnp.shape(scores)))))
+    checks.shapes(targets=(targets, " ".join(map(str, checks.shape_of("scores", scores)))))
     if not jnp.issubdtype(jnp.result_type(targets), jnp.bool_):
         checks.dtypes(targets=(targets, jnp.integer))
-    checks.at_least(1, num_bins=num_bins)
+    checks.sizes(num_bins=num_bins)
     mask = included(mask, targets.shape)
     scores = jnp.asarray(scores, jnp.float32)
     # Squashed to [0, 1], finest around 0, without the saturation of a sigmoid. The order is kept even where

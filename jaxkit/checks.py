@@ -3,6 +3,8 @@
 Shapes and dtypes are known while tracing, so these checks cost nothing under `jit`.
 """
 
+import numbers
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,6 +36,24 @@ def path_of(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+def shape_of(name: str, array: Any) -> tuple[int, ...]:
+    """The shape of an array or a number.
+
+    Raises:
+        TypeError: it is something else; a list too, which jax does not take for an array.
+
+    Example:
+        >>> shape_of("labels", np.zeros((8, 10)))
+        (8, 10)
+    """
+    if hasattr(array, "shape"):
+        return tuple(array.shape)
+    if isinstance(array, numbers.Number):
+        return ()
+    how = f"; jnp.asarray({name}) makes one" if isinstance(array, list | tuple) else ""
+    raise TypeError(f"{name}: came {describe(array)}, wanted an array{how}")
+
+
 def shapes(**arrays: tuple[Any, str]) -> dict[str, int]:
     """Checks that each array has the named axes, and that axes of one name have one size.
 
@@ -45,6 +65,7 @@ def shapes(**arrays: tuple[Any, str]) -> dict[str, int]:
 
     Raises:
         ValueError: names the array, its shape, and the shape that was wanted.
+        TypeError: it is no array.
 
     Example:
         >>> shapes(logits=(np.zeros((8, 10)), "batch classes"), labels=(np.zeros(8), "batch"))
@@ -52,7 +73,7 @@ def shapes(**arrays: tuple[Any, str]) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for name, (array, spec) in arrays.items():
-        axes, shape = spec.split(), tuple(jnp.shape(array))
+        axes, shape = spec.split(), shape_of(name, array)
         if axes[:1] == ["..."]:
             axes = axes[1:]
             shape_tail = shape[len(shape) - len(axes) :] if len(shape) >= len(axes) else None
@@ -81,6 +102,7 @@ def dtypes(**arrays: tuple[Any, Any]) -> None:
         >>> dtypes(labels=(np.zeros(8, np.int32), jnp.integer))
     """
     for name, (array, kind) in arrays.items():
+        shape_of(name, array)
         if not jnp.issubdtype(jnp.result_type(array), kind):
             wanted = getattr(kind, "__name__", str(kind))
             raise TypeError(f"{name}: came {describe(array)}, wanted dtype {wanted}")
@@ -97,7 +119,12 @@ def labels(logits: Any, labels: Any) -> None:
         >>> labels(np.zeros((8, 10)), np.zeros(8, np.int32))
     """
     shapes(logits=(logits, "... classes"))
-    shapes(labels=(labels, " ".join(map(str, jnp.shape(logits)[:-1]))))
+    wanted = shape_of("logits", logits)[:-1]
+    if shape_of("labels", labels) != wanted:
+        raise ValueError(
+            f"labels: came {describe(labels)}, wanted shape [{', '.join(map(str, wanted))}]: one integer for each"
+            f" row of the logits, which are {describe(logits)}"
+        )
     dtypes(labels=(labels, jnp.integer))
 
 
@@ -130,6 +157,36 @@ def at_least(minimum: float, **values: float) -> None:
             raise TypeError(f"{name}: came {describe(value)}, wanted a number >= {minimum}")
         if not value >= minimum:
             raise ValueError(f"{name}: came {value}, wanted a number >= {minimum}")
+
+
+def sizes(**values: int) -> None:
+    """Checks sizes: each is a whole number from 1 on.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below 1.
+
+    Example:
+        >>> sizes(num_classes=10)
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name}: came {describe(value)}, wanted a whole number >= 1")
+        at_least(1, **{name: int(value)})
+
+
+def fields(batch: Mapping[str, Any], *names: str) -> None:
+    """Checks that a batch has the named fields.
+
+    Raises:
+        ValueError: names the one that it lacks, and those that it has.
+
+    Example:
+        >>> fields({"image": np.zeros((8, 28, 28, 1))}, "image")
+    """
+    for name in names:
+        if name not in batch:
+            raise ValueError(f"batch: came fields {sorted(batch)}, wanted {name!r} among them")
 
 
 def finite(**trees: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks, losses, random
+from jaxkit import checks, contracts, losses, random
 from jaxkit import metrics as measures
 from jaxkit.means import add, included, mean
 from jaxkit.types import Batch, Evaluate, Loss, Metric, Metrics, Model, Objective, Source
@@ -40,6 +40,7 @@ def next_tokens(batch: Batch) -> Prediction:
         >>> next_tokens({"tokens": jnp.array([[5, 6, 7]])}).targets.tolist()
         [[6, 7]]
     """
+    checks.fields(batch, "tokens")
     tokens = jnp.asarray(batch["tokens"])
     checks.dtypes(tokens=(tokens, jnp.integer))
     sizes = checks.shapes(tokens=(tokens, "batch window"))
@@ -78,16 +79,18 @@ def language_modelling(
         >>> round(float(loss.compute()), 3), float(loss.count)  # log(4), over two tokens
         (1.386, 2.0)
     """
-    _check_metrics(metrics, "loss")
-    checks.at_least(1, vocabulary_size=vocabulary_size)
+    contracts.model(model)
+    contracts.metrics(metrics, "loss")
+    checks.sizes(vocabulary_size=vocabulary_size)
 
     def objective(params, extra, batch, key):
         inputs, targets, mask = next_tokens(batch)
-        outputs, extra = model.apply(params, extra, inputs, key=random.named(key, "model"), train=True)
+        key = random.named(key, "model")
+        outputs, extra = contracts.outputs(model.apply(params, extra, inputs, key=key, train=True))
         _check_vocabulary(outputs, vocabulary_size)
         outputs = _logits_in_float32(outputs)
         values = loss(outputs, targets)
-        _check_values(values, targets)
+        contracts.losses(values, targets.shape)
         return mean(values, mask), (_measure(metrics, outputs, targets, mask), extra)
 
     return objective
@@ -121,16 +124,17 @@ def language_evaluation(
         >>> float(found["bits_per_byte"].compute()), float(found["accuracy"].compute())  # 2 x 2 bits, 4 bytes
         (1.0, 0.0)
     """
-    _check_metrics(metrics, "loss", "perplexity", "bits_per_byte")
-    checks.at_least(1, vocabulary_size=vocabulary_size)
+    contracts.model(model)
+    contracts.metrics(metrics, "loss", "perplexity", "bits_per_byte")
+    checks.sizes(vocabulary_size=vocabulary_size)
 
     def evaluate(params, extra, batch) -> Metrics:
         inputs, targets, mask = next_tokens(batch)
-        outputs, _ = model.apply(params, extra, inputs)
+        outputs, _ = contracts.outputs(model.apply(params, extra, inputs))
         _check_vocabulary(outputs, vocabulary_size)
         outputs = _logits_in_float32(outputs)
         values = (loss or token_cross_entropy)(outputs, targets)
-        _check_values(values, targets)
+        contracts.losses(values, targets.shape)
         # Computed once, and handed on as they are.
         given = lambda values, targets: values
         found: dict[str, Any] = {
@@ -213,21 +217,8 @@ def _in_chunks(metrics: Mapping[str, Metric], outputs: Any, targets: jax.Array, 
     return sums
 
 
-def _check_metrics(metrics: Mapping[str, Metric], *taken: str) -> None:
-    for name in taken:
-        if name in metrics:
-            raise ValueError(f"metrics: came one called {name!r}, which is measured anyway: give it another name")
-
-
-def _check_values(values: jax.Array, targets: jax.Array) -> None:
-    checks.shapes(loss=(values, " ".join(map(str, targets.shape))))
-
-
 def _check_vocabulary(outputs: Any, wanted: int) -> None:
-    if isinstance(outputs, tuple):
-        _, last = outputs
-    else:
-        last = outputs
+    last = outputs[1] if isinstance(outputs, tuple) else outputs
     if last.shape[-1] < wanted:
         raise ValueError(
             f"vocabulary: came a model of {last.shape[-1]} tokens for data of {wanted}; is the vocabulary_size of"

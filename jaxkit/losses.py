@@ -71,7 +71,7 @@ def chunked_cross_entropy(
     hidden, kernel = _unpack(outputs, "hidden", "kernel")
     checks.shapes(hidden=(hidden, "... d"), kernel=(kernel, "d vocabulary"))
     checks.labels(hidden, labels)
-    checks.at_least(1, chunk_size=chunk_size)
+    checks.sizes(chunk_size=chunk_size)
     _check_smoothing(label_smoothing, z_loss)
     # Outside of the loop, so that the kernel's gradient is summed over chunks in float32 as well.
     kernel = jnp.asarray(kernel, jnp.float32)

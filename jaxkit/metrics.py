@@ -70,7 +70,7 @@ def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, *
         1.0
     """
     checks.labels(logits, labels)
-    checks.at_least(1, k=k)
+    checks.sizes(k=k)
     if k > logits.shape[-1]:
         raise ValueError(f"k: came {k}, wanted at most the number of classes, {logits.shape[-1]}")
     found = jax.lax.top_k(jnp.asarray(logits), k)[1] == jnp.asarray(labels)[..., None]
@@ -121,7 +121,8 @@ class Confusion(NamedTuple):
 def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Confusion:
     """The confusion matrix, with F1, precision and recall computed from it.
 
-    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Confusion.
+    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Confusion. A label that is
+    no class makes the result nan.
 
     Raises:
         ValueError: shapes do not fit each other.
@@ -132,10 +133,13 @@ def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = Non
         [[1.0, 1.0], [0.0, 0.0]]
     """
     checks.labels(logits, labels)
-    weights = included(mask, labels.shape).astype(jnp.float32)
+    labels, num_classes = jnp.asarray(labels), logits.shape[-1]
+    # nan, not its neighbour's count: indexing takes -1 for the last class, and drops what is beyond it.
+    known = (labels >= 0) & (labels < num_classes)
+    weights = jnp.where(included(mask, labels.shape), jnp.where(known, 1.0, jnp.nan), 0.0)
     predicted = jnp.argmax(jnp.asarray(logits), axis=-1)
-    empty = jnp.zeros(2 * logits.shape[-1:], jnp.float32)
-    return Confusion(empty.at[jnp.asarray(labels), predicted].add(weights))
+    empty = jnp.zeros((num_classes, num_classes), jnp.float32)
+    return Confusion(empty.at[jnp.where(known, labels, 0), predicted].add(weights))
 
 
 class Perplexity(NamedTuple):
@@ -204,7 +208,7 @@ def bits_per_byte(
     """
     table = jnp.asarray(token_bytes, jnp.float32)
     if table.ndim > 1:
-        checks.shapes(token_bytes=(table, " ".join(map(str, jnp.shape(targets)))))
+        checks.shapes(token_bytes=(table, " ".join(map(str, checks.shape_of("targets", targets)))))
         per_token = table
     elif table.ndim:
         # nan, not its neighbour's bytes, for a token that the table lacks.

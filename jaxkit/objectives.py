@@ -13,7 +13,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxkit import checks, random
+from jaxkit import checks, contracts, random
 from jaxkit.language import language_evaluation as language_evaluation
 from jaxkit.language import language_modelling as language_modelling
 from jaxkit.language import next_tokens as next_tokens
@@ -60,10 +60,12 @@ def classification(
         >>> objective = classification(
         ...     models.mlp(num_classes=10), optax.softmax_cross_entropy_with_integer_labels, num_classes=10)
     """
-    _check_metrics(metrics)
-    checks.at_least(1, num_classes=num_classes)
+    contracts.model(model)
+    contracts.metrics(metrics, "loss")
+    checks.sizes(num_classes=num_classes)
 
     def objective(params, extra, batch, key):
+        checks.fields(batch, inputs, targets)
         outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs)
         _check_classes(outputs, batch[targets], num_classes)
         value, measured = _measure(outputs, batch, loss, metrics, targets)
@@ -93,9 +95,11 @@ def regression(
         >>> from jaxkit import models
         >>> objective = regression(models.mlp(num_classes=1), optax.losses.squared_error)
     """
-    _check_metrics(metrics)
+    contracts.model(model)
+    contracts.metrics(metrics, "loss")
 
     def objective(params, extra, batch, key):
+        checks.fields(batch, inputs, targets)
         outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs)
         _check_same_shape(outputs, batch[targets])
         value, measured = _measure(outputs, batch, loss, metrics, targets)
@@ -126,10 +130,12 @@ def evaluation(
         >>> evaluate = evaluation(models.mlp(num_classes=10),
         ...     optax.softmax_cross_entropy_with_integer_labels, metrics={"accuracy": metrics.accuracy})
     """
-    _check_metrics(metrics)
+    contracts.model(model)
+    contracts.metrics(metrics, "loss")
 
     def evaluate(params, extra, batch) -> Metrics:
-        outputs, _ = model.apply(params, extra, batch[inputs])
+        checks.fields(batch, inputs, targets)
+        outputs, _ = contracts.outputs(model.apply(params, extra, batch[inputs]))
         value, measured = _measure(outputs, batch, loss, metrics, targets)
         return {"loss": value, **measured}
 
@@ -139,7 +145,8 @@ def evaluation(
 def _train(model, params, extra, batch, key, augment, inputs):
     if augment is not None:
         batch = augment(batch, random.named(key, "augment"))
-    outputs, extra = model.apply(params, extra, batch[inputs], key=random.named(key, "model"), train=True)
+    key = random.named(key, "model")
+    outputs, extra = contracts.outputs(model.apply(params, extra, batch[inputs], key=key, train=True))
     return outputs, batch, extra
 
 
@@ -148,18 +155,14 @@ def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], tar
     # Losses of other libraries compute in the dtype that they are given.
     outputs = in_float32(outputs)
     values = loss(outputs, batch[targets])
-    if values.ndim > 1:
+    if len(checks.shape_of("loss", values)) > 1:
         values = jnp.mean(values.reshape(values.shape[0], -1), axis=1)
-    checks.shapes(loss=(values, str(batch[targets].shape[0])))
+    contracts.losses(values, batch[targets].shape[:1])
     return mean(values, mask), {name: metric(outputs, batch[targets], mask) for name, metric in metrics.items()}
 
 
-def _check_metrics(metrics: Mapping[str, Metric]) -> None:
-    if "loss" in metrics:
-        raise ValueError("metrics: came one called 'loss', which is the loss itself: give it another name")
-
-
 def _check_classes(logits, labels, num_classes: int) -> None:
+    checks.shapes(labels=(labels, "batch"))
     try:
         checks.shapes(labels=(labels, "batch"), logits=(logits, f"batch {num_classes}"))
     except ValueError as error:

@@ -1,13 +1,13 @@
 """The preflight: the whole experiment traced on shapes alone, before data is opened or a device is used."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks, costs, notes, updates
+from jaxkit import checks, contracts, costs, notes, updates
 from jaxkit.types import Metrics, Recipe, State
 
 __all__ = ["Plan", "Recipe", "abstract_batch", "plan"]
@@ -70,33 +70,32 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         >>> plan(recipe, batch_size=8).num_parameters
         67843
     """
+    contracts.recipe(recipe)
     layout = recipe.layout
     if batch_size % layout.divisor:
         raise checks.UsageError(
             f"config.batch_size: {batch_size} does not divide over the {layout.divisor} parts of"
             f" config.layout; use a multiple of {layout.divisor}"
         )
-    if "train" not in recipe.data:
-        raise checks.UsageError(f"config.data: came {sorted(recipe.data)}, wanted a split called 'train'")
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = _trace("init", recipe.init, key)
-    _check_state(state)
+    state = contracts.named("init", jax.eval_shape, recipe.init, key)
+    contracts.state(state)
     if layout.shardings is not None:
         layout.shardings(state)  # rules that do not fit are said now
 
     batch = abstract_batch(recipe, "train", batch_size)
     compiled = layout.compile(recipe.update)
     update = lambda state, batch, key: compiled(state, layout.put_batch(batch), key)
-    make_jaxpr = jax.make_jaxpr(_pair(update, "(state, metrics)"), return_shape=True)
+    make_jaxpr = jax.make_jaxpr(contracts.pair(update, "(state, metrics)"), return_shape=True)
     with notes.collect() as noted:
-        jaxpr, (new_state, train_metrics) = _named("update", make_jaxpr, state, batch, key)
-    _check_same("update: state", state, new_state)
+        jaxpr, (new_state, train_metrics) = contracts.named("update", make_jaxpr, state, batch, key)
+    contracts.same("update: state", state, new_state)
     if layout.sums_by and not updates.mentions(jaxpr, layout.sums_by):
         raise checks.UsageError(
             f"update: config.layout splits the batch over {layout.num_devices} devices, and nothing sums over"
             " them; compose it with layout.across(gradients)"
         )
-    _check_metrics("update", train_metrics)
+    contracts.measured("update", train_metrics)
     metrics, forward = {"train": train_metrics}, None
     for split in recipe.data:
         if split == "train":
@@ -105,10 +104,10 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         batch["mask"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
         # Uncompiled: what a layout adds is a sum, which changes no shape.
         make_jaxpr = jax.make_jaxpr(recipe.evaluate, return_shape=True)
-        forward, metrics[split] = _named("evaluate", make_jaxpr, state.params, state.extra, batch)
-        _check_metrics("evaluate", metrics[split])
-    predictions = _trace("predict", recipe.predict, state.params, state.extra, batch)
-    _check_predictions(predictions, batch_size)
+        forward, metrics[split] = contracts.named("evaluate", make_jaxpr, state.params, state.extra, batch)
+        contracts.measured("evaluate", metrics[split])
+    predictions = contracts.named("predict", jax.eval_shape, recipe.predict, state.params, state.extra, batch)
+    contracts.predictions(predictions, batch_size)
     leaves = jax.tree_util.tree_leaves_with_path(state.params)
     parameters = {checks.path_of(path): leaf for path, leaf in leaves}
     return Plan(
@@ -190,63 +189,3 @@ def nbytes(tree: Any) -> int:
         24
     """
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _trace(part: str, function: Callable[..., Any], *args: Any) -> Any:
-    return _named(part, jax.eval_shape, function, *args)
-
-
-def _named(part: str, function: Callable[..., Any], *args: Any) -> Any:
-    try:
-        return function(*args)
-    except Exception as error:
-        line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise checks.UsageError(f"{part}: {line}") from error
-
-
-def _pair(function: Callable[..., Any], wanted: str) -> Callable[..., Any]:
-    def checked(*args):
-        returned = function(*args)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise TypeError(f"came {type(returned).__name__}, wanted {wanted}")
-        return returned
-
-    return checked
-
-
-def _check_state(state: Any) -> None:
-    if not isinstance(state, State):
-        raise checks.UsageError(f"init: came {type(state).__name__}, wanted a State: updates.init_state(...)")
-    if jax.tree.leaves(state.step)[0].dtype != jnp.int32:
-        raise checks.UsageError(f"init: step: came {checks.describe(state.step)}, wanted int32[]")
-
-
-def _check_same(part: str, before: Any, after: Any) -> None:
-    old, new = (dict(_paths(tree)) for tree in (before, after))
-    for path in [*old, *(path for path in new if path not in old)]:
-        came, wanted = (checks.describe(t[path]) if path in t else "nothing" for t in (new, old))
-        if came != wanted:
-            raise checks.UsageError(f"{part}{path}: went in as {wanted}, came out as {came}")
-
-
-def _paths(tree: Any):
-    return [(jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
-
-
-def _check_predictions(predictions: Any, batch_size: int) -> None:
-    for name, value in predictions.items():
-        if not value.shape or value.shape[0] != batch_size:
-            raise checks.UsageError(
-                f"predict: {name}: came {checks.describe(value)}, wanted one for each of {batch_size} examples"
-            )
-
-
-def _check_metrics(part: str, metrics: Any) -> None:
-    if not isinstance(metrics, Mapping):
-        raise checks.UsageError(f"{part}: came {type(metrics).__name__}, wanted a dict of additive metrics")
-    for name, metric in metrics.items():
-        if not hasattr(metric, "compute"):
-            raise checks.UsageError(
-                f"{part}: metric {name!r}: came {checks.describe(metric)}, wanted an additive state"
-                " such as means.mean(values, mask)"
-            )

@@ -91,5 +91,5 @@ def r2(outputs: jax.Array, targets: jax.Array, mask: jax.Array | None = None, *,
 
 
 def _difference(outputs, targets):
-    checks.shapes(outputs=(outputs, " ".join(map(str, jnp.shape(targets)))))
+    checks.shapes(outputs=(outputs, " ".join(map(str, checks.shape_of("targets", targets)))))
     return jnp.asarray(outputs, jnp.float32) - jnp.asarray(targets, jnp.float32)

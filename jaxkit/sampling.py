@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkit import checks, random
-from jaxkit.models.feedforward import check_sizes
 from jaxkit.types import Decoder, Key
 
 
@@ -69,7 +68,7 @@ def generate(
         (2, 3)
     """
     checks.key(key)
-    check_sizes(num_tokens=num_tokens)
+    checks.sizes(num_tokens=num_tokens)
     _check_filters(decoder, temperature, top_k, top_p, min_p)
     _check_prompts(decoder, prompts, lengths, num_tokens)
     _check_vocabulary(decoder, stop_token=stop_token, pad_token=pad_token)
@@ -174,7 +173,7 @@ def _check_filters(decoder: Decoder, temperature, top_k, top_p, min_p) -> None:
         if not within(float(value)):
             raise ValueError(f"{name}: came {value}, wanted {wanted}")
     if top_k is not None:
-        check_sizes(top_k=top_k)
+        checks.sizes(top_k=top_k)
         if top_k > decoder.vocabulary_size:
             raise ValueError(
                 f"top_k: came {top_k}, wanted at most {decoder.vocabulary_size}, the vocabulary's size"

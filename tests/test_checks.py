@@ -50,6 +50,30 @@ def test_a_raw_key_is_refused(value):
         checks.key(value)
 
 
+@pytest.mark.parametrize("value", [[0, 1], (0, 1), None, "01"])
+def test_what_is_no_array_is_named(value):
+    # jax takes no list for an array, and says only that it has no dtype.
+    for check in (
+        lambda: checks.dtypes(labels=(value, jnp.integer)),
+        lambda: checks.shapes(labels=(value, "batch")),
+    ):
+        with pytest.raises(TypeError, match="labels: came .*, wanted an array"):
+            check()
+
+
+def test_classes_in_the_place_of_logits_are_seen():
+    with pytest.raises(
+        ValueError, match=r"labels: came int64\[8\], .* each row of the logits, which are int64\[8\]"
+    ):
+        checks.labels(np.zeros(8, int), np.zeros(8, int))
+
+
+@pytest.mark.parametrize("value", [2.5, True, 0])
+def test_sizes_are_whole_numbers(value):
+    with pytest.raises((TypeError, ValueError), match="k: came"):
+        checks.sizes(k=value)
+
+
 def test_many_keys_are_not_one():
     with pytest.raises(TypeError, match="wanted one typed key"):
         checks.key(jax.random.split(jax.random.key(0), 3))

@@ -339,6 +339,14 @@ def test_adaptive_error_is_small_where_it_matters():
     assert abs(result["adaptive_ece"] - calibration_errors(logits, labels)[1]) < 0.002
 
 
+@pytest.mark.parametrize("label", [-1, 3])
+def test_a_label_that_is_no_class_is_counted_for_none(label):
+    logits, labels = np.eye(3, dtype=np.float32), np.array([0, 1, label])
+    assert np.isnan(metrics.confusion(logits, labels).compute()["f1_macro"])
+    masked = metrics.confusion(logits, labels, np.array([True, True, False]))
+    np.testing.assert_array_equal(masked.matrix, np.diag([1.0, 1.0, 0.0]))
+
+
 def test_confusion_is_the_references():
     logits, labels = classified(np.random.default_rng(0))
     labels[labels == 2] = 1  # a class that does not occur

@@ -1,10 +1,13 @@
 """Objectives: what is minimised and what is measured on the way, against numbers derived by hand."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from jaxkit import losses, metrics, objectives
 from jaxkit.types import Model
@@ -179,8 +182,51 @@ MAKERS = {
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_no_metric_may_take_the_name_of_the_loss(name):
-    with pytest.raises(ValueError, match="metrics: came one called 'loss', which is the loss itself"):
+    with pytest.raises(ValueError, match="metrics: came one called 'loss', which is measured anyway"):
         MAKERS[name](metrics={"loss": metrics.accuracy})
+
+
+@pytest.mark.parametrize("given", [[metrics.accuracy], metrics.accuracy, {"accuracy": "accuracy"}])
+@pytest.mark.parametrize("name", MAKERS)
+def test_metrics_are_functions_by_name(name, given):
+    with pytest.raises(TypeError, match=r"metrics: came \w+, wanted {name: function}"):
+        MAKERS[name](metrics=given)
+
+
+def test_a_linen_module_is_no_model_yet():
+    with pytest.raises(TypeError, match=r"model: came Dense, wanted a Model; .*from_linen\(module\) makes one"):
+        objectives.evaluation(nn.Dense(3), losses.cross_entropy)
+    with pytest.raises(TypeError, match="model: came function, wanted a Model"):
+        objectives.regression(lambda inputs: inputs, optax.losses.squared_error)
+
+
+def test_a_model_that_returns_its_outputs_alone_is_named():
+    # Two examples: unpacked, the first would be the outputs.
+    model = scaled()._replace(apply=lambda params, extra, inputs, *, key=None, train=False: inputs)
+    evaluate = objectives.evaluation(model, losses.cross_entropy)
+    with pytest.raises(TypeError, match=r"model.apply: came float32\[2,3\], wanted \(outputs, extra\)"):
+        evaluate(jnp.ones(()), {}, {"image": LOGITS[:2], "label": LABELS[:2]})
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda outputs, targets: 1.0, "loss: came 1.0 (float), wanted shape [4]"),
+        (lambda outputs, targets: None, "loss: came NoneType, wanted an array"),
+        # Its gradient is zero, in silence.
+        (lambda outputs, targets: jnp.argmax(outputs, axis=-1), "loss: came int32[4], wanted dtype floating"),
+    ],
+)
+def test_a_loss_gives_a_float_for_each_example(loss, message):
+    objective = objectives.classification(scaled(), loss, num_classes=3)
+    with pytest.raises((TypeError, ValueError), match=re.escape(message)):
+        value_of(objective, {"image": LOGITS, "label": LABELS})
+
+
+def test_a_field_that_a_batch_lacks_is_named():
+    objective = objectives.classification(scaled(), losses.cross_entropy, num_classes=3)
+    with pytest.raises(ValueError, match=r"batch: came fields \['image', 'y'\], wanted 'label' among them"):
+        value_of(objective, {"image": LOGITS, "y": LABELS})
 
 
 def test_a_classification_has_a_class():

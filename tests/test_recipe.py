@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from jaxkit import data, objectives, parallel, updates
+from jaxkit import configs, data, objectives, parallel, updates
 from jaxkit.errors import UsageError
 from jaxkit.recipe import Recipe, memory, plan
+from jaxkit.runs.command import compose
 from jaxkit.types import Model, Source
 
 MODEL = Model(
@@ -59,7 +60,25 @@ BROKEN = {
         {"update": lambda s, b, k: (s, {"accuracy": jnp.zeros(())})},
         "update: metric 'accuracy': came float32[], wanted an additive state",
     ),
-    "evaluate raises": ({"evaluate": lambda p, e, b: b["nothing"]}, "evaluate: "),
+    "evaluate looks for what is not there": (
+        {"evaluate": lambda p, e, b: b["nothing"]},
+        f"evaluate: KeyError: 'nothing' ({__file__}:",
+    ),
+    "an objective of data without its field": (
+        {"evaluate": objectives.evaluation(MODEL, LOSS)},
+        "evaluate: batch: came fields ['mask', 'x', 'y'], wanted 'image' among them",
+    ),
+    "evaluate is nothing": ({"evaluate": None}, "recipe(config): evaluate: came NoneType, wanted a function"),
+    "no layout": ({"layout": "jit"}, "recipe(config): layout: came 'jit' (str), wanted a Layout"),
+    "one source": ({"data": data.arrays({"x": np.zeros(3)})}, "data: came Source, wanted {split: Source}"),
+    "arrays for a source": (
+        {"data": {"train": np.zeros(3)}},
+        "config.data.train: came float64[3], wanted a Source",
+    ),
+    "predict gives an array": (
+        {"predict": lambda p, e, b: b["x"]},
+        "predict: came float32[8,4], wanted {name: array[batch, ...]}",
+    ),
     "evaluate gives no dict": ({"evaluate": lambda p, e, b: b["x"]}, "evaluate: came "),
     "predict reduces": (
         {"predict": lambda p, e, b: {"mean": b["x"].mean()}},
@@ -75,6 +94,12 @@ def test_a_part_that_breaks_its_contract_is_named(name):
         plan(make(**parts), batch_size=8)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("made", [None, {"data": {}}])
+def test_what_is_no_recipe_is_refused_before_any_part_is_used(made):
+    with pytest.raises(UsageError, match=r"recipe\(config\): came \w+, wanted a Recipe"):
+        compose(lambda config: made, configs.freeze({}))
 
 
 @pytest.mark.parametrize("layout", [parallel.jit, parallel.pmap])

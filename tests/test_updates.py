@@ -42,6 +42,17 @@ def network():
     return Model(init, apply)
 
 
+@pytest.mark.parametrize(
+    "of", [lambda o: updates.step(o, optax.sgd(0.1)), lambda o: updates.accumulate(o, microbatches=2)]
+)
+def test_an_objective_in_the_place_of_gradients_is_named(of):
+    objective = lambda params, extra, batch, key: (Mean(jnp.sum(params * batch["x"]), 4.0), ({}, extra))
+    state = updates.init_state(jnp.ones(()), {}, optax.sgd(0.1))
+    arguments = (state,) if of(objective).__name__ == "update" else (state.params, state.extra)
+    with pytest.raises(TypeError, match=r"gradients: came tuple, .* updates\.gradients\(objective\) makes it"):
+        of(objective)(*arguments, {"x": jnp.ones(4)}, jax.random.key(0))
+
+
 class Form(NamedTuple):
     layout: str = "jit"
     microbatches: int = 1

@@ -19,8 +19,7 @@ def _on_images(change: Callable[[jax.Array, Key], jax.Array]) -> Augmentation:
     compiled = jax.jit(change)
 
     def augmentation(batch: Batch, key: Key) -> Batch:
-        if "image" not in batch:
-            raise ValueError(f"batch: came fields {sorted(batch)}, wanted 'image' among them")
+        checks.fields(batch, "image")
         checks.shapes(image=(batch["image"], "batch height width channels"))
         checks.key(key)
         return {**batch, "image": compiled(jnp.asarray(batch["image"]), key)}

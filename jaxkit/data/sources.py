@@ -55,6 +55,9 @@ def arrays(
         Field(shape=(), dtype=dtype('int32'), num_classes=10)
     """
     where = f"{name}/{split}"
+    for argument, given in (("fields", fields), ("num_classes", num_classes or {})):
+        if not isinstance(given, Mapping):
+            raise errors.UsageError(f"{where}: {argument}: came {checks.describe(given)}, wanted a dict of fields")
     num_classes = num_classes or {}
     if not fields or num_classes.keys() - fields.keys():
         raise errors.UsageError(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxkit import checks
-from jaxkit.types import Examples, Stream
+from jaxkit.types import Examples, Source, Stream
 
 # Batches that grain reads ahead, and its threads: few, since on small records more of both cost time.
 _READ_AHEAD = 4
@@ -106,11 +106,18 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int, rows: np.ndarray
         >>> sorted(np.concatenate([stream[0]["x"], stream[1]["x"][:2]]).tolist())
         [0, 1, 2, 3, 4, 5]
     """
-    checks.at_least(1, batch_size=batch_size, size=examples.size)
+    _check_examples(examples)
+    checks.sizes(batch_size=batch_size)
     checks.at_least(0, seed=seed)
-    if examples.size > 2**31:
-        raise ValueError(f"examples: came {examples.size}, wanted at most 2**31: their numbers are int32")
     return Shuffled(examples, operator.index(batch_size), operator.index(seed), rows)
+
+
+def _check_examples(examples: Any) -> None:
+    if not hasattr(examples, "read"):
+        how = "; source.open() opens one" if isinstance(examples, Source) else ", such as source.open() gives"
+        raise TypeError(f"examples: came {checks.describe(examples)}, wanted an opened source{how}")
+    if not 1 <= examples.size <= 2**31:
+        raise ValueError(f"examples: came {examples.size}, wanted 1 to 2**31: their numbers are int32")
 
 
 @dataclass(frozen=True)
@@ -160,9 +167,8 @@ def padded(examples: Examples, *, batch_size: int, rows: np.ndarray | None = Non
         >>> len(batches), batches[1]["x"].tolist(), batches[1]["mask"].tolist()
         (2, [3, 4, 3], [True, True, False])
     """
-    checks.at_least(1, batch_size=batch_size, size=examples.size)
-    if examples.size > 2**31:
-        raise ValueError(f"examples: came {examples.size}, wanted at most 2**31: their numbers are int32")
+    _check_examples(examples)
+    checks.sizes(batch_size=batch_size)
     return Padded(examples, operator.index(batch_size), rows)
 
 

@@ -12,7 +12,6 @@ from jaxkit.models.feedforward import (
     check_activation,
     check_layers,
     check_rate,
-    check_sizes,
     drop,
     mlp,
 )
@@ -61,7 +60,7 @@ def cnn(
         >>> params["conv_1"]["kernel"].shape, params["head"]["dense_0"]["kernel"].shape
         ((3, 3, 4, 8), (32, 16))
     """
-    check_sizes(num_classes=num_classes, kernel_size=kernel_size, pool=pool)
+    checks.sizes(num_classes=num_classes, kernel_size=kernel_size, pool=pool)
     check_layers(features=features, dense=dense)
     check_activation(activation)
     check_rate(dropout=dropout)

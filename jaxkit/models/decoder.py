@@ -7,7 +7,7 @@ from jaxkit import checks
 from jaxkit.errors import did_you_mean
 from jaxkit.models.blocks import Form, apply, init
 from jaxkit.models.decoding import empty, extend
-from jaxkit.models.feedforward import check_rate, check_sizes
+from jaxkit.models.feedforward import check_rate
 from jaxkit.models.layers import size_of_mlp
 from jaxkit.types import Decoder
 
@@ -108,7 +108,7 @@ def transformer(
 
 
 def _check_arguments(given: dict[str, Any]) -> None:
-    check_sizes(**{name: given[name] for name in SIZES if given[name] is not None})
+    checks.sizes(**{name: given[name] for name in SIZES if given[name] is not None})
     check_rate(dropout=given["dropout"])
     checks.at_least(1, rotary_base=given["rotary_base"])
     for name in SWITCHES:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxkit import checks
 from jaxkit.models import blocks
 from jaxkit.models.blocks import Form
-from jaxkit.models.feedforward import check_sizes
 
 
 class Memory(NamedTuple):
@@ -36,7 +35,7 @@ def empty(form: Form, batch: int, length: int, dtype: Any = jnp.float32) -> Cach
     Raises:
         ValueError: a size below 1, or more places than the model has positions.
     """
-    check_sizes(batch=batch, length=length)
+    checks.sizes(batch=batch, length=length)
     if length > form.max_length:
         raise ValueError(f"length: came {length}, wanted at most max_length={form.max_length}")
     layers = (form.num_layers,) if form.scan else ()

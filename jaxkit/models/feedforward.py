@@ -1,7 +1,6 @@
 """The multilayer perceptron, in plain JAX."""
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +43,7 @@ def mlp(
         >>> jax.tree.map(jnp.shape, params)
         {'dense_0': {'bias': (32,), 'kernel': (64, 32)}, 'output': {'bias': (10,), 'kernel': (32, 10)}}
     """
-    check_sizes(num_classes=num_classes)
+    checks.sizes(num_classes=num_classes)
     check_layers(features=features)
     check_activation(activation)
     check_rate(dropout=dropout)
@@ -133,22 +132,6 @@ def drop(x: jax.Array, key: Key | None, *, rate: float, name: str) -> jax.Array:
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
-def check_sizes(**values: int) -> None:
-    """Checks sizes: each is a whole number from 1 on.
-
-    Raises:
-        TypeError: not a whole number.
-        ValueError: below 1.
-
-    Example:
-        >>> check_sizes(num_classes=10)
-    """
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"{name}: came {checks.describe(value)}, wanted a whole number >= 1")
-        checks.at_least(1, **{name: int(value)})
-
-
 def check_layers(**values: tuple[int, ...]) -> None:
     """Checks the sizes of several layers: each argument is a tuple (or list) of sizes.
 
@@ -162,7 +145,7 @@ def check_layers(**values: tuple[int, ...]) -> None:
     for name, value in values.items():
         if not isinstance(value, tuple | list):
             raise TypeError(f"{name}: came {checks.describe(value)}, wanted a tuple of sizes such as (32, 64)")
-        check_sizes(**{f"{name}[{i}]": size for i, size in enumerate(value)})
+        checks.sizes(**{f"{name}[{i}]": size for i, size in enumerate(value)})
 
 
 def check_activation(activation: Any) -> None:

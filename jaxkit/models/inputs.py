@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxkit import checks
+from jaxkit import checks, contracts
 from jaxkit.types import Model
 
 
@@ -35,6 +35,7 @@ def standardized(
         >>> checks.describe(outputs), outputs.tolist()
         ('float32[1,2]', [[0.0, 1.0]])
     """
+    contracts.model(model)
     shift, scale = _numbers("mean", mean), _numbers("std", std)
     if not np.all(scale > 0):
         raise ValueError(f"std: came {std}, wanted numbers above zero")

@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxkit import contracts
 from jaxkit.types import Decoder, Model
 
 DTYPES = ("float32", "bfloat16")
@@ -44,10 +45,11 @@ def precision(model: M, *, params: str = "float32", compute: str = "bfloat16", o
         >>> params["output"]["kernel"].dtype.name, outputs.dtype.name
         ('float32', 'float32')
     """
+    contracts.model(model)
     for name, dtype in {"params": params, "compute": compute, "output": output}.items():
         if dtype not in DTYPES:
             hint = "; float16 would need loss scaling" if dtype == "float16" else ""
-            raise ValueError(f"{name}: came {dtype!r}, wanted one of {', '.join(DTYPES)}{hint}")
+            raise ValueError(f"{name}: came {dtype!r}, wanted one of {', '.join(map(repr, DTYPES))}{hint}")
 
     def init(key, inputs):
         made, extra = model.init(key, inputs)

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxkit.models.feedforward import check_sizes, kernel
+from jaxkit import checks
+from jaxkit.models.feedforward import kernel
 from jaxkit.models.inputs import check_images
 from jaxkit.models.linen import from_linen
 from jaxkit.models.normalization import Statistics, batch_norm, check_group_size
@@ -57,7 +58,7 @@ def resnet(
         >>> sum(leaf.size for leaf in jax.tree.leaves(params))
         25557032
     """
-    check_sizes(num_classes=num_classes, width=width)
+    checks.sizes(num_classes=num_classes, width=width)
     if depth not in _STAGES:
         raise ValueError(f"depth: came {depth!r}, wanted one of {', '.join(map(str, _STAGES))}")
     if norm not in ("batch", "group"):

@@ -87,7 +87,7 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
         UsageError: names the line of the recipe, and what is wrong there.
     """
     try:
-        return recipe(config)
+        made = recipe(config)
     except UsageError:
         raise
     except (ValueError, TypeError, LookupError) as error:
@@ -95,6 +95,10 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
         place = next((frame for frame in frames if frame.name == "recipe"), frames[-1])
         text = f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}"
         raise UsageError(text.splitlines()[0]) from error
+    from jaxkit import contracts
+
+    contracts.recipe(made)
+    return made
 
 
 def run(

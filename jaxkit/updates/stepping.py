@@ -10,6 +10,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxkit import checks, random
 from jaxkit.means import Mean
 from jaxkit.types import Gradients, Params, State, Update
+from jaxkit.updates.summing import sums
 
 
 def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Update:
@@ -33,7 +34,7 @@ def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Updat
     """
 
     def update(state: State, batch, key):
-        summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
+        summed, metrics, extra = sums(gradients(state.params, state.extra, batch, random.at(key, state.step)))
         return _apply(optimizer, state, _named(summed.compute()), extra), metrics
 
     return update
@@ -58,7 +59,7 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
     """
 
     def update(state: State, batch, key):
-        summed, metrics, extra = gradients(state.params, state.extra, batch, random.at(key, state.step))
+        summed, metrics, extra = sums(gradients(state.params, state.extra, batch, random.at(key, state.step)))
         mean = _named(summed.compute())
         # Judged before the optimizer, so that choosing costs no pass over its state of its own. Where the squares
         # are finite, so are the moments that adaptive optimizers keep.

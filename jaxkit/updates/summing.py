@@ -1,5 +1,7 @@
 """From an objective to summed gradients."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -44,6 +46,24 @@ def gradients(objective: Objective) -> Gradients:
     return summed
 
 
+def sums(returned: Any) -> tuple[Mean, Any, Any]:
+    """What a function of type Gradients returned: (sum with its count, metrics, extra).
+
+    Raises:
+        TypeError: it is something else, such as what an objective returns.
+
+    Example:
+        >>> sums((Mean(6.0, 2.0), {}, {}))[0].compute()
+        3.0
+    """
+    if not isinstance(returned, tuple) or len(returned) != 3:
+        raise TypeError(
+            f"gradients: came {checks.describe(returned)}, wanted (Mean of params, {{name: additive}}, extra);"
+            " updates.gradients(objective) makes it of an objective"
+        )
+    return returned
+
+
 def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None = None) -> Gradients:
     """Sums the gradients of `microbatches` equal parts of the batch, one after the other, to save memory.
 
@@ -62,7 +82,7 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
         >>> float(summed.compute())
         3.0
     """
-    checks.at_least(1, microbatches=microbatches)
+    checks.sizes(microbatches=microbatches)
     if microbatches == 1:
         return gradients
     gradients = jax.jit(gradients)  # used for its shapes and in the loop, and traced once
@@ -77,13 +97,13 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
         return array.reshape(microbatches, array.shape[0] // microbatches, *array.shape[1:])
 
     def summed(params, extra, batch, key):
-        def part(sums, xs):
+        def part(so_far, xs):
             number, batch = xs
-            return add(sums, gradients(params, extra, batch, random.at(key, number))), None
+            return add(so_far, sums(gradients(params, extra, batch, random.at(key, number)))), None
 
         xs = (jnp.arange(microbatches), jax.tree.map(split, batch))
         first = jax.tree.map(lambda x: x[0], xs)
-        shapes = jax.eval_shape(gradients, params, extra, first[1], key)
+        shapes = sums(jax.eval_shape(gradients, params, extra, first[1], key))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         (grads, metrics, total), _ = loop(part, zeros, xs, unroll=unroll)
         return grads, metrics, share(total, microbatches)

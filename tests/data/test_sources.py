@@ -53,6 +53,8 @@ def test_the_users_array_stays_writable_and_ours_is_not():
     ("fields", "num_classes", "message"),
     [
         ({}, None, "at least one field"),
+        (np.zeros(3), None, r"fields: came float64\[3\], wanted a dict"),
+        ({"x": [1, 2]}, 3, "num_classes: came 3 .*, wanted a dict"),
         ({"x": []}, None, "no examples"),
         ({"x": 3}, None, "x: came int64"),
         ({"x": ["a", "b"]}, None, "x: came <U1"),

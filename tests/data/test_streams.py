@@ -1,4 +1,5 @@
 import threading
+from functools import partial
 
 import hypothesis
 import numpy as np
@@ -94,6 +95,12 @@ def test_what_cannot_be_streamed_is_refused():
         data.shuffled(examples, batch_size=2.5, seed=0)
     with pytest.raises(ValueError, match="batch_size: came 0"):
         data.padded(examples, batch_size=0)
+
+
+@pytest.mark.parametrize("stream", [partial(data.shuffled, seed=0), data.padded])
+def test_a_source_that_is_not_opened_is_named(stream):
+    with pytest.raises(TypeError, match=r"examples: came Source, .*; source\.open\(\) opens one"):
+        stream(data.arrays({"x": np.arange(3)}), batch_size=2)
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 5), (11, 5), (4, 5), (1, 1), (9, 5)])
