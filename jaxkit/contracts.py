@@ -38,7 +38,7 @@ def outputs(returned: Any) -> tuple[Any, Any]:
         TypeError: it is no pair.
 
     Example:
-        >>> outputs((np.zeros((8, 10)), {}))[1]
+        >>> outputs((jnp.zeros((8, 10)), {}))[1]
         {}
     """
     if not isinstance(returned, tuple) or len(returned) != 2:
@@ -54,7 +54,7 @@ def losses(values: Any, shape: tuple[int, ...]) -> None:
         TypeError: not an array of floats.
 
     Example:
-        >>> losses(np.zeros(8, np.float32), (8,))
+        >>> losses(jnp.zeros(8, jnp.float32), (8,))
     """
     if checks.shape_of("loss", values) != shape:
         axes = ", ".join(map(str, shape))

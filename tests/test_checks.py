@@ -57,7 +57,7 @@ def test_what_is_no_array_is_named(value):
         lambda: checks.dtypes(labels=(value, jnp.integer)),
         lambda: checks.shapes(labels=(value, "batch")),
     ):
-        with pytest.raises(TypeError, match="labels: came .*, wanted an array"):
+        with pytest.raises(TypeError, match=r"labels: came .*, wanted an array"):
             check()
 
 

@@ -69,7 +69,6 @@ BROKEN = {
         "evaluate: batch: came fields ['mask', 'x', 'y'], wanted 'image' among them",
     ),
     "evaluate is nothing": ({"evaluate": None}, "recipe(config): evaluate: came NoneType, wanted a function"),
-    "no layout": ({"layout": "jit"}, "recipe(config): layout: came 'jit' (str), wanted a Layout"),
     "one source": ({"data": data.arrays({"x": np.zeros(3)})}, "data: came Source, wanted {split: Source}"),
     "arrays for a source": (
         {"data": {"train": np.zeros(3)}},
@@ -100,6 +99,11 @@ def test_a_part_that_breaks_its_contract_is_named(name):
 def test_what_is_no_recipe_is_refused_before_any_part_is_used(made):
     with pytest.raises(UsageError, match=r"recipe\(config\): came \w+, wanted a Recipe"):
         compose(lambda config: made, configs.freeze({}))
+
+
+def test_a_layout_by_its_name_is_none():
+    with pytest.raises(UsageError, match=r"recipe\(config\): layout: came 'jit' \(str\), wanted a Layout"):
+        plan(make()._replace(layout="jit"), batch_size=8)
 
 
 @pytest.mark.parametrize("layout", [parallel.jit, parallel.pmap])

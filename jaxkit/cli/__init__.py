@@ -53,41 +53,9 @@ def _parser() -> tuple[parsing.Parser, dict[str, parsing.Parser]]:
         found.set_defaults(function=function)
         return found
 
-    plan = verb(
-        "plan",
-        planning.plan,
-        "trace an experiment on shapes, as for a CPU: parameters, FLOPs, bytes; no data, no accelerator",
-    )
-    plan.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
-    plan.add_argument(
-        "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"
-    )
-    plan.add_argument(
-        "--devices", type=int, help="how many devices to pretend (default: what the layout asks for)"
-    )
-    plan.add_argument(
-        "--device",
-        help="the least time of a step on one, and whether it fits: h200, a100, tpu-v5e, ...; by the FLOPs and"
-        " bytes of the program for a CPU",
-    )
-    plan.add_argument("--shardings", action="store_true", help="how each array is split, and its bytes a device")
-    plan.add_argument(
-        "--memory", action="store_true", help="compile the step for a CPU, and say what it takes on one device"
-    )
-    data = verb(
-        "data", pinning.data, "open the data of an experiment: its manifests, and the reference to pin it by"
-    )
-    data.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
-    data.add_argument(
-        "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"
-    )
-    data.add_argument("--write", metavar="FILE", help="write the manifests there, as JSON; a path to pin by")
-    sync = verb("sync", syncing.sync, "send what the writers of a run have missed")
-    sync.add_argument("run", help="a run directory")
-    sync.add_argument("--seconds", type=float, default=300.0, help="how long it may take (default: 300)")
-    sync.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="a module of your own that has a writer"
-    )
+    planning.add(verb)
+    pinning.add(verb)
+    syncing.add(verb)
     reading.add(verb)
     proving.add(verb)
     return parser, verbs.choices

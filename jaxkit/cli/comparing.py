@@ -75,7 +75,7 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
         for commit, dirty in zip(code["commits"], code["dirty"])
     )
     said = {True: "the same", False: "different", None: f"cannot be compared: {code['reason']}"}[code["same"]]
-    yield printable(f"code     {said} ({commits})")
+    yield printable(f"code     {said} ({commits})" if all(code["commits"]) else f"code     {said}")
     same = [name for name in ("data", "packages", "environment") if not found[name]]
     if same:
         yield f"the same {', '.join(same)}"

@@ -2,20 +2,28 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxkit import configs
+from jaxkit.cli import planning
+
+
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the verb to a command line; `verb(name, function, text)` makes its parser."""
+    parser = verb("data", data, "open the data of an experiment: its manifests, and the reference to pin it by")
+    planning.add_experiment(parser)
+    parser.add_argument("--write", metavar="FILE", help="write the manifests there, as JSON; a path to pin by")
 
 
 def data(arguments: argparse.Namespace) -> int:
     """Opens the data of an experiment and prints its manifests and their reference."""
-    from jaxkit.cli.planning import recipe_of
     from jaxkit.data import opening, pinning
     from jaxkit.runs import files
     from jaxkit.runs.command import compose
 
     config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
-    made = compose(recipe_of(Path(arguments.experiment)), config)
+    made = compose(planning.recipe_of(Path(arguments.experiment)), config)
     manifests = {split: dict(found.manifest) for split, found in opening.opened(made.data).items()}
     ref = pinning.reference(manifests)
     if arguments.write:

@@ -11,14 +11,43 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit import configs
-from jaxkit.errors import UsageError
+from jaxkit.errors import UsageError, did_you_mean
 
 # What `models.attention` says where another backend may not hold the scores, as cuDNN does not.
 _HELD = "attention by xla: the backend is"
 
 
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the verb to a command line; `verb(name, function, text)` makes its parser."""
+    text = "trace an experiment on shapes, as for a CPU: parameters, FLOPs, bytes; no data, no accelerator"
+    parser = verb("plan", plan, text)
+    add_experiment(parser)
+    parser.add_argument(
+        "--devices", type=int, help="how many devices to pretend (default: what the layout asks for)"
+    )
+    parser.add_argument(
+        "--device",
+        help="the least time of a step on one, and whether it fits: h200, a100, tpu-v5e, ...; by the FLOPs and"
+        " bytes of the program for a CPU",
+    )
+    parser.add_argument("--shardings", action="store_true", help="how each array is split, and its bytes a device")
+    parser.add_argument(
+        "--memory", action="store_true", help="compile the step for a CPU, and say what it takes on one device"
+    )
+
+
+def add_experiment(parser: argparse.ArgumentParser) -> None:
+    """Adds what each verb takes that looks at an experiment: its file, and a config."""
+    parser.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
+    parser.add_argument(
+        "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"
+    )
+
+
 def plan(arguments: argparse.Namespace) -> int:
     """Traces an experiment on shapes and prints what it comes to."""
+    if arguments.devices is not None and arguments.devices < 1:
+        raise UsageError(f"--devices: came {arguments.devices}, wanted at least 1")
     config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
     # Shapes need no accelerator, and as many devices as the layout asks for can be pretended.
     os.environ["JAX_PLATFORMS"] = "cpu"
@@ -151,14 +180,20 @@ def _lines(found: Any, numbers: dict[str, Any]):
         yield f"{split} measures {', '.join(metrics)}"
 
 
+def check_file(path: Path) -> None:
+    """Raises a UsageError, with the nearest name, where there is no such experiment."""
+    if not path.is_file():
+        near = did_you_mean(str(path), map(str, path.parent.glob("*.py"))).removesuffix(".")
+        raise UsageError(f"{path}: there is no such experiment{near}")
+
+
 def recipe_of(path: Path) -> Callable[[Any], Any]:
     """The function `recipe` of an experiment's file.
 
     Raises:
         UsageError: there is no such file, or no such function in it.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: there is no such experiment")
+    check_file(path)
     # As when the experiment is run: its own directory first, and the one that the command is given in.
     sys.path[:0] = [str(path.parent)]
     sys.path.append(os.getcwd())

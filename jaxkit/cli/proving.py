@@ -8,18 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit import configs
-from jaxkit.cli import replaying, tables
-from jaxkit.errors import UsageError
+from jaxkit.cli import planning, replaying, tables
 from jaxkit.runs.text import printable
 
 
 def add(verb: Any) -> None:
     """Adds the verbs to a command line; `verb(name, function, text)` makes the parser of one."""
     verify = verb("verify-resume", verify_resume, "kill -9 at random moments, resume, and prove the same bits")
-    verify.add_argument("experiment", help="the experiment's file: experiments/NAME.py")
-    verify.add_argument(
-        "--config", required=True, help="configs/X.py[:VARIANTS]; --config.PATH=VALUE changes a value"
-    )
+    planning.add_experiment(verify)
     verify.add_argument("--kills", type=int, default=3, help="how many (default: 3)")
     verify.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     verify.add_argument(
@@ -46,8 +42,7 @@ def add(verb: Any) -> None:
 def verify_resume(arguments: argparse.Namespace) -> int:
     """Runs an experiment whole, then killed and resumed, and compares all that both leave."""
     experiment = Path(arguments.experiment)
-    if not experiment.is_file():
-        raise UsageError(f"{experiment}: there is no such experiment")
+    planning.check_file(experiment)
     config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
     command = [sys.executable, str(experiment), f"--config={arguments.config}"]
     command += [f"--config.{path}={value}" for path, value in arguments.overrides]

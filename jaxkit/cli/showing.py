@@ -105,7 +105,7 @@ def _origin(found: Mapping[str, Any], provenance: Mapping[str, Any]) -> Iterator
     if isinstance(command, list):
         yield "command", " ".join(map(str, command))
     if isinstance(provenance.get("resumed"), list) and provenance["resumed"]:
-        yield "resumed", f"{len(provenance['resumed'])} times"
+        yield "resumed", "once" if len(provenance["resumed"]) == 1 else f"{len(provenance['resumed'])} times"
     for name in ("fingerprint", "digest", "params_sha256"):
         if found[name]:
             yield name, str(found[name])

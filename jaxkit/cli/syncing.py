@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from jaxkit.errors import UsageError
@@ -9,6 +10,16 @@ from jaxkit.runs.text import printable
 
 # A config from elsewhere may name these; others only if `--allow` does.
 ALLOWED = ("jaxkit.writers.*",)
+
+
+def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
+    """Adds the verb to a command line; `verb(name, function, text)` makes its parser."""
+    parser = verb("sync", sync, "send what the writers of a run have missed")
+    parser.add_argument("run", help="a run directory")
+    parser.add_argument("--seconds", type=float, default=300.0, help="how long it may take (default: 300)")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="a module of your own that has a writer"
+    )
 
 
 def sync(arguments: argparse.Namespace) -> int:

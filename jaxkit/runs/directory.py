@@ -154,7 +154,9 @@ def read_config(workdir: Path) -> configs.Frozen:
     try:
         config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{workdir}: is no run directory (it has no {CONFIG})") from None
+        raise UsageError(
+            f"{workdir}: is no run directory (it has no {CONFIG}); `jaxkit runs DIR` lists those below a directory"
+        ) from None
     except OSError as error:
         raise UsageError(f"{workdir / CONFIG}: cannot be read ({error.strerror})") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:

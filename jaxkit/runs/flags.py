@@ -13,7 +13,7 @@ usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config
 
   --config=FILE.py       the config; FILE.py:model=mlp,... gives variants to its get_config
   --config.PATH=VALUE    changes one value of it: --config.optimizer.weight_decay=0
-  --workdir=DIR          the run directory (default: runs/NAME-FINGERPRINT); the same command resumes
+  --workdir=DIR          the run directory (default: runs/EXPERIMENT-CONFIG-FINGERPRINT); the same command resumes
   --allow-config-change=PATH
                          go on with a run although its config differs there: layout, num_steps, log_every
   --distributed          one run on many processes, as Slurm, Open MPI or Kubernetes has started them, each with
@@ -63,7 +63,8 @@ def parse(argv: Sequence[str]) -> Flags | None:
             return None
         if name not in known:
             near = did_you_mean(name, (*known, "--help"))
-            raise UsageError(f"there is no flag {name}{near.removesuffix('.')} (see --help)")
+            what = "flag" if word.startswith("-") else "place for"
+            raise UsageError(f"there is no {what} {name}{near.removesuffix('.')} (see --help)")
         alone = name in ("--debug", "--distributed")
         if not alone and not equals:
             text = next(words, "")

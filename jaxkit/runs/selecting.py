@@ -73,7 +73,10 @@ def check_names(entries: Sequence[Mapping[str, Any]], names: Sequence[str]) -> N
     for name in names:
         if entries and name not in _NAMES and all(value(entry, name) is MISSING for entry in entries):
             known = list(dict.fromkeys(each for entry in entries for each in names_of(entry)))
-            raise UsageError(f"no run has {name!r}{did_you_mean(name, known)}")
+            near = did_you_mean(name, known)
+            # Where no name is like it, the first of those that a run has say what kind of names there are.
+            there = f" There are: {', '.join(known[:12])}, ..." if near == "." else ""
+            raise UsageError(f"no run has {name!r}{near}{there}")
 
 
 def value(entry: Mapping[str, Any], name: str) -> Any:

@@ -122,12 +122,14 @@ def test_code_is_compared_as_it_ran_with_patches(tmp_path, made, asked, reposito
 
 
 @pytest.mark.parametrize("commit", [None, "--output=/tmp/x", "0" * 40])
-def test_code_that_git_does_not_have_is_said(tmp_path, made, asked, repository, commit):
+def test_code_that_git_does_not_have_is_said(tmp_path, made, asked, command, repository, commit):
     made(tmp_path / "a", provenance={"git": {"commit": repository[1][0], "dirty": False}})
     made(tmp_path / "b", provenance={"git": {"commit": commit, "dirty": False}})
     found = asked("compare", tmp_path / "a", tmp_path / "b")["code"]
     assert found["same"] is None
     assert found["reason"]
+    _, out, _ = command("compare", tmp_path / "a", tmp_path / "b")
+    assert "None" not in next(line for line in out.splitlines() if line.startswith("code"))
 
 
 def test_groups_with_the_same_seeds_are_paired(tmp_path, made, asked, command):

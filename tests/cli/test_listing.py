@@ -58,6 +58,7 @@ def test_what_is_missing_or_nan_is_sorted_last_either_way():
     ("flags", "message"),
     [
         (["--where", "stats=finished"], "did you mean 'status'?"),
+        (["--sort=zzz"], "no run has 'zzz'. There are: run, "),
         (["--sort=test/acuracy"], "did you mean 'test/accuracy'?"),
         (["--columns=config.optimizer.learning_rat"], "did you mean 'config.optimizer.learning_rate'?"),
         (["--where", "status"], "wanted NAME, one of"),

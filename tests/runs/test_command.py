@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from jaxkit.cli import planning
+from jaxkit.errors import UsageError
 from jaxkit.proofs import children
 from jaxkit.runs import checkpoints, cursors, directory, record
 
@@ -52,6 +54,7 @@ MISTAKES = {
         "there is no flag --workdri; did you mean '--workdir'? (see --help)",
     ),
     "flag without a value": (["--config=configs/digits.py", "--workdir="], "--workdir: has no value"),
+    "a word too much": (["--config=configs/digits.py", "more"], "there is no place for more (see --help)"),
     "no such file": (["--config=configs/digit.py"], "there is no such file; did you mean"),
     "unknown key": ([*SMALL, "--config.optimizer.weight_decy=0"], "did you mean 'weight_decay'"),
     "wrong type": ([*SMALL, "--config.num_steps=ten"], "config.num_steps: came 'ten', wanted an int"),
@@ -132,7 +135,6 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path, capsys, monkey
 
 def test_debug_shows_the_traceback(capsys, monkeypatch):
     from jaxkit import runs
-    from jaxkit.errors import UsageError
 
     monkeypatch.chdir(TOP)
     with pytest.raises(UsageError, match="there is no flag"):
@@ -153,6 +155,11 @@ def test_debug_shows_the_traceback(capsys, monkeypatch):
         (["show", "a", "-x"], "there is no flag -x (see jaxkit show --help)"),
         (["runs", "--jsn"], "there is no flag --jsn; did you mean '--json'? (see jaxkit runs --help)"),
         (["runs", "--limit=x"], "jaxkit runs: argument --limit: invalid int value: 'x' (see jaxkit runs --help)"),
+        (["plan", "X", "--config=c.py", "--devices=0"], "--devices: came 0, wanted at least 1"),
+        (
+            ["show", "nowhere"],
+            "nowhere: is no run directory (it has no config.json); `jaxkit runs DIR` lists those",
+        ),
         (["--json", "runs"], "there is no flag --json (see jaxkit --help)"),
         ([], "jaxkit: the following arguments are required: VERB (see jaxkit --help)"),
     ],
@@ -168,9 +175,13 @@ def test_a_command_line_that_is_off_is_one_line(arguments, message, capsys):
     assert err.count("\n") == 1
 
 
+def test_the_nearest_experiment_is_named():
+    with pytest.raises(UsageError, match=r"no such experiment; did you mean 'experiments/text_generation\.py'\?"):
+        planning.recipe_of(Path("experiments/text_generatoin.py"))
+
+
 def test_debug_shows_the_traceback_of_the_tools_command_line_too():
     from jaxkit import cli
-    from jaxkit.errors import UsageError
 
     with pytest.raises(UsageError, match="there is no verb 'shwo'"):
         cli.main(["shwo", "--debug"])
