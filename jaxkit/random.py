@@ -16,7 +16,7 @@ def named(key: Key, name: str) -> Key:
     """The key for one purpose: the same name gives the same key on every machine.
 
     Raises:
-        TypeError: not a typed key.
+        TypeError: not a typed key; a name that is no str.
 
     Example:
         >>> key = jax.random.key(0)
@@ -24,6 +24,8 @@ def named(key: Key, name: str) -> Key:
         False
     """
     checks.key(key)
+    if not isinstance(name, str):
+        raise TypeError(f"name: came {checks.describe(name)}, wanted a str; random.at(key, step) is for numbers")
     # CRC-32 because it is stable across processes, which Python's hash() is not.
     return jax.random.fold_in(key, zlib.crc32(name.encode()))
 

@@ -165,6 +165,13 @@ def test_config_dicts_of_ml_collections_are_taken():
     assert configs.freeze(ml_collections.FrozenConfigDict({"a": {"b": 1}})) == {"a": {"b": 1}}
 
 
+def test_a_function_of_the_config_file_itself_has_no_name_to_be_imported_by(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("def loss(): ...\ndef get_config():\n    return {'loss': loss}\n")
+    with pytest.raises(checks.UsageError, match=r"came function loss; write {'function': 'PACKAGE\.loss'}"):
+        configs.read(str(path))
+
+
 @pytest.mark.parametrize(
     ("tree", "wanted"),
     [
@@ -732,7 +739,7 @@ def test_override(path, text, wanted):
         ("f", "x", "config.f: came 'x', wanted a float"),
         ("b", "1", "config.b: came '1', wanted true or false"),
         ("ints", "1,x", "config.ints.1: came 'x', wanted an int"),
-        ("mixed", "x", "config.mixed: came 'x', wanted a tuple such as '(16, 32)'"),
+        ("mixed", "x", "config.mixed: came 'x', wanted a tuple such as '(16, 32)' or '({\"call\": NAME},)'"),
         ("tree", "resnet", "config.tree: came 'resnet', wanted a dict such as {'call': 'jaxkit.models.cnn'}"),
         (
             "i",

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from jaxkit import random
 
@@ -22,6 +23,11 @@ def test_a_name_gives_the_same_key_in_every_process():
     # 3944118809 is the CRC-32 of "augment"; Python's own hash() would be another number in each process.
     root = jax.random.key(7)
     assert data(random.named(root, "augment")) == data(jax.random.fold_in(root, 3944118809))
+
+
+def test_a_number_is_no_name():
+    with pytest.raises(TypeError, match=r"name: came 3 \(int\), wanted a str"):
+        random.named(jax.random.key(0), 3)
 
 
 def test_at_takes_a_traced_step():

@@ -101,6 +101,14 @@ def test_what_is_no_recipe_is_refused_before_any_part_is_used(made):
         compose(lambda config: made, configs.freeze({}))
 
 
+def test_an_attribute_that_a_part_lacks_is_one_line():
+    def recipe(config):
+        return config.rate.value
+
+    with pytest.raises(UsageError, match="AttributeError: 'float' object has no attribute 'value'"):
+        compose(recipe, configs.freeze({"rate": 0.1}))
+
+
 def test_a_layout_by_its_name_is_none():
     with pytest.raises(UsageError, match=r"recipe\(config\): layout: came 'jit' \(str\), wanted a Layout"):
         plan(make()._replace(layout="jit"), batch_size=8)

@@ -191,13 +191,17 @@ def recipe_of(path: Path) -> Callable[[Any], Any]:
     """The function `recipe` of an experiment's file.
 
     Raises:
-        UsageError: there is no such file, or no such function in it.
+        UsageError: there is no such file, or no such function in it; it cannot be imported.
     """
     check_file(path)
     # As when the experiment is run: its own directory first, and the one that the command is given in.
     sys.path[:0] = [str(path.parent)]
     sys.path.append(os.getcwd())
-    recipe = runpy.run_path(str(path)).get("recipe")
+    try:
+        recipe = runpy.run_path(str(path)).get("recipe")
+    except (SyntaxError, ImportError) as error:
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) else ""
+        raise UsageError(f"{path}{line}: {type(error).__name__}: {error.msg}") from error
     if not callable(recipe):
         raise UsageError(f"{path}: has no function recipe(config)")
     return recipe

@@ -1,6 +1,7 @@
 """What a config may hold, and how to say what it may not."""
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -34,8 +35,9 @@ def came(value: Any) -> str:
     name = getattr(value, "__name__", None)
     if callable(value) and name:
         module = getattr(value, "__module__", None) or ""
-        # A private module (jax._src.nn) is not the name to write down.
-        package = "PACKAGE" if not module or "._" in module or module == "__main__" else module
+        # A private module (jax._src.nn) is not the name to write down, and a config file is none.
+        importable = module in sys.modules and "._" not in module and module != "__main__"
+        package = module if importable else "PACKAGE"
         kind = "class" if isinstance(value, type) else "function"
         written = name if name.isidentifier() else "NAME"  # a lambda has none
         return f"{kind} {name}; write {{'function': '{package}.{written}'}}, the name it is imported by"

@@ -67,5 +67,5 @@ def _tuple(text: str, like: tuple[Any, ...], where: str) -> tuple[Any, ...]:
         words = words[:-1] if words[-1] == "" else words  # (16,) and ()
         return tuple(parse(word, like[0], f"{where}.{index}") for index, word in enumerate(words))
     if not isinstance(value, tuple | list):
-        raise UsageError(f"{where}: came {text!r}, wanted a tuple such as '(16, 32)'")
+        raise UsageError(f"{where}: came {text!r}, wanted a tuple such as '(16, 32)' or '({{\"call\": NAME}},)'")
     return tuple(value)

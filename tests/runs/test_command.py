@@ -180,6 +180,20 @@ def test_the_nearest_experiment_is_named():
         planning.recipe_of(Path("experiments/text_generatoin.py"))
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def recipe(:\n", "mine.py:1: SyntaxError: invalid syntax"),
+        ("import nosuch\n", "mine.py: ModuleNotFoundError: No module named 'nosuch'"),
+    ],
+)
+def test_an_experiment_that_cannot_be_imported_is_one_line(text, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "mine.py").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        planning.recipe_of(tmp_path / "mine.py")
+
+
 def test_debug_shows_the_traceback_of_the_tools_command_line_too():
     from jaxkit import cli
 
