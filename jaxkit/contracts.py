@@ -1,7 +1,5 @@
 """What the parts of an experiment are, and return, held to the contracts in `types`."""
 
-import sysconfig
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +9,6 @@ import jax.numpy as jnp
 
 from jaxkit import checks
 from jaxkit.types import Layout, Recipe, State
-
-_NOT_THE_USERS = (str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<")
 
 
 def model(given: Any) -> None:
@@ -27,8 +23,8 @@ def model(given: Any) -> None:
     # A Linen module has `init` and `apply` too, of another signature; it is known without importing Flax.
     is_linen = hasattr(given, "init_with_output")
     if is_linen or not (callable(getattr(given, "init", None)) and callable(getattr(given, "apply", None))):
-        how = "jaxkit.models.from_linen(module) makes one" if is_linen else "such as jaxkit.models.mlp gives"
-        raise TypeError(f"model: came {checks.describe(given)}, wanted a Model; {how}")
+        how = "; jaxkit.models.from_linen(module) makes one" if is_linen else ", such as jaxkit.models.mlp gives"
+        raise TypeError(f"model: came {checks.describe(given)}, wanted a Model{how}")
 
 
 def outputs(returned: Any) -> tuple[Any, Any]:
@@ -131,8 +127,13 @@ def named(part: str, function: Callable[..., Any], *args: Any) -> Any:
 
 
 def _place(error: Exception) -> str:
+    """The innermost line of the user's own on the way to the error, in parentheses; "" where there is none."""
+    import sysconfig  # these two here, because only a mistake needs them
+    import traceback
+
+    ours = (str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<")
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    theirs = [frame for frame in frames if not frame.filename.startswith(ours)]
     return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
 
 

@@ -196,7 +196,7 @@ def test_metrics_are_functions_by_name(name, given):
 def test_a_linen_module_is_no_model_yet():
     with pytest.raises(TypeError, match=r"model: came Dense, wanted a Model; .*from_linen\(module\) makes one"):
         objectives.evaluation(nn.Dense(3), losses.cross_entropy)
-    with pytest.raises(TypeError, match="model: came function, wanted a Model"):
+    with pytest.raises(TypeError, match="model: came function, wanted a Model, such as"):
         objectives.regression(lambda inputs: inputs, optax.losses.squared_error)
 
 

@@ -49,7 +49,7 @@ def precision(model: M, *, params: str = "float32", compute: str = "bfloat16", o
     for name, dtype in {"params": params, "compute": compute, "output": output}.items():
         if dtype not in DTYPES:
             hint = "; float16 would need loss scaling" if dtype == "float16" else ""
-            raise ValueError(f"{name}: came {dtype!r}, wanted one of {', '.join(map(repr, DTYPES))}{hint}")
+            raise ValueError(f"{name}: came {dtype!r}, wanted one of {', '.join(DTYPES)}{hint}")
 
     def init(key, inputs):
         made, extra = model.init(key, inputs)
