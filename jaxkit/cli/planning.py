@@ -105,8 +105,9 @@ def _activations(layout: Any) -> list[_Row]:
 
 def _row(path: str, leaf: Any, sharding: Any) -> _Row:
     shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
-    split = [str(axes) if axes else "-" for axes in sharding.spec] if sharding else []
-    said = " ".join(split) if any(axes != "-" for axes in split) else "whole"
+    axes = [(names,) if isinstance(names, str) else names for names in sharding.spec] if sharding else []
+    split = ["+".join(names) if names else "-" for names in axes]
+    said = " ".join(split) if any(names != "-" for names in split) else "whole"
     return path, str(leaf.dtype), list(leaf.shape), said, math.prod(shape) * leaf.dtype.itemsize
 
 

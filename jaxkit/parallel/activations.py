@@ -146,9 +146,9 @@ def within(mesh: Mesh, split: Activations) -> Iterator[None]:
     Example:
         >>> mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
         >>> with within(mesh, lambda axes, x: PartitionSpec("data")):
-        ...     x = jax.jit(constrain, static_argnums=1)(jax.numpy.ones(2), "batch")
-        >>> x.sharding.spec
-        P('data',)
+        ...     jaxpr = jax.make_jaxpr(lambda x: constrain(x, "batch"))(jax.numpy.ones(2))
+        >>> jaxpr.eqns[0].primitive.name
+        'sharding_constraint'
     """
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), _in_force(split):
         yield
@@ -164,16 +164,16 @@ def check_used(rule: Activations, seen: Seen) -> None:
         >>> seen = {(("length",), jax.ShapeDtypeStruct((8,), "float32")): None}
         >>> check_used(by_axis([("lenght", "tensor")]), seen)
         Traceback (most recent call last):
-        jaxkit.errors.UsageError: activations: 'lenght' is the axis of no activation; did you mean 'length'? ...
+        jaxkit.errors.UsageError: activations: 'lenght' is the axis of no activation (they have length); did ...
     """
     if not isinstance(rule, _Table):
         return
     words = list(dict.fromkeys(axis for axes, _ in seen for axis in axes if axis is not None))
     for word, _ in rule.pairs:
         if word not in words:
-            near = did_you_mean(word, words).removesuffix(".")
             known = f"they have {', '.join(words)}" if words else "the update names none by parallel.constrain"
-            raise UsageError(f"activations: {word!r} is the axis of no activation{near}: {known}")
+            near = did_you_mean(word, words)
+            raise UsageError(f"activations: {word!r} is the axis of no activation ({known}){near}")
 
 
 def _names(entry: Any) -> tuple[str, ...]:
