@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from jaxkit import configs, models, parallel
+from jaxkit.cli import planning
 from jaxkit.errors import UsageError
 
 GPT = {"vocabulary_size": 32, "max_length": 6, "num_layers": 1, "num_heads": 2, "features": 10}
@@ -139,6 +140,10 @@ def test_what_does_not_divide_is_left_to_the_compiler_by_the_usual_rule():
     assert found["batch", "length", "kv_heads", "head_size"] is None
     assert found["batch", "length", "vocabulary"] is None
     assert found["batch", "length", "heads", "head_size"][2] == "tensor"
+    # As `jaxkit plan --shardings` prints it: of 4 x 6 x 6 x 2 numbers of 4 bytes a device has a quarter.
+    rows = {path: rest for path, *rest in planning._activations(layout)}
+    assert rows["batch length heads head_size"] == ["float32", [4, 6, 6, 2], "data+fsdp - tensor -", 288]
+    assert rows["batch length vocabulary"] == ["float32", [4, 6, 31], "the compiler's choice", None]
 
 
 BAD = {
