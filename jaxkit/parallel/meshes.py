@@ -36,8 +36,8 @@ def mesh(
         tensor: devices that each do a part of every matmul (Shoeybi et al. 2019, "Megatron-LM").
         rules: {path: abstract parameter} -> {path: PartitionSpec}; None: `by_size`.
         activations: (its axes in words, abstract activation) -> PartitionSpec, or None where the compiler is to
-            choose; such as `by_axis`. None: batches over "data" and "fsdp"; heads, the hidden features of an MLP,
-            channels and the vocabulary over "tensor"; the compiler's choice where a size does not divide.
+            choose; such as `by_axis`. None: batches over "data" and "fsdp"; heads, the hidden features of an MLP
+            and the vocabulary over "tensor"; the compiler's choice for images, and where a size does not divide.
 
     Raises:
         UsageError: more devices than there are; when a state is put: a rule that does not fit its parameter; when
