@@ -132,6 +132,8 @@ class Layout(NamedTuple):
     sums_by:          primitives of which an update that was composed with `across` has one; () for any update
     shardings:        abstract State -> the same tree of shardings; None on one device
     split:            axis -> the sharding of a batch along it; None where one process's devices are all it knows
+    activations:      () -> what was constrained in the programs traced so far: the names of its axes, and the
+                      abstract array with its sharding (None: the compiler chooses); None where nothing is
     """
 
     put_state: Callable[[Any], Any]
@@ -144,10 +146,14 @@ class Layout(NamedTuple):
     sums_by: tuple[str, ...] = ()
     shardings: Callable[[Any], Any] | None = None
     split: Callable[[int], jax.sharding.Sharding] | None = None
+    activations: Callable[[], list[tuple[tuple[str | None, ...], jax.ShapeDtypeStruct]]] | None = None
 
 
 Rules = Callable[[Mapping[str, jax.ShapeDtypeStruct]], Mapping[str, jax.sharding.PartitionSpec]]
 """{path: abstract parameter} -> {path: PartitionSpec}: over which axes of a mesh each parameter is split."""
+
+Activations = Callable[[tuple[str | None, ...], jax.ShapeDtypeStruct], jax.sharding.PartitionSpec | None]
+"""(names of its axes, abstract activation) -> over which axes of a mesh it is split; None: compiler's choice."""
 
 
 class Field(NamedTuple):

@@ -59,22 +59,6 @@ def test_the_state_stays_split_from_step_to_step():
     assert all(jax.tree.leaves(same))
 
 
-def test_an_activation_is_split_as_it_says_and_only_in_a_mesh():
-    layout, seen = parallel.mesh(data=2, tensor=2), []
-
-    def update(state, batch, key):
-        hidden = parallel.constrain(batch["x"] @ jnp.ones((8, 6)), "batch", "tensor")
-        jax.debug.inspect_array_sharding(hidden, callback=seen.append)
-        return state, {"sum": hidden.sum()}
-
-    batch = {"x": np.ones((4, 8), np.float32)}
-    arguments = layout.put_state({}), layout.put_batch(batch), layout.put_state(jax.random.key(0))
-    layout.compile(update)(*arguments)
-    assert seen[0].shard_shape((4, 6)) == (2, 3)
-    x = jnp.ones((4, 6))
-    assert parallel.constrain(x, "batch", "tensor") is x
-
-
 def test_what_a_block_gives_is_split_by_the_batch_alone_whatever_the_rules(monkeypatch):
     # Of each kernel the outputs are split: left to itself, XLA would split what a block gives in the same way.
     rules = lambda params: {path: PartitionSpec(*[None] * (x.ndim - 1), "tensor") for path, x in params.items()}

@@ -16,6 +16,9 @@ from jaxkit.errors import UsageError, did_you_mean
 # What `models.attention` says where another backend may not hold the scores, as cuDNN does not.
 _HELD = "attention by xla: the backend is"
 
+# Of an array: path, dtype, shape, how it is split, its bytes on one device (None: not known).
+_Row = tuple[str, str, list[int], str, int | None]
+
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
     """Adds the verb to a command line; `verb(name, function, text)` makes its parser."""
@@ -92,12 +95,13 @@ def plan(arguments: argparse.Namespace) -> int:
             "fits": memory.total <= on.memory,
         }
     rows = _rows(found.state, made.layout) if arguments.shardings else []
+    activations = _activations(made.layout) if arguments.shardings else []
     if arguments.json:
         shapes = {path: [str(leaf.dtype), list(leaf.shape)] for path, leaf in found.parameters.items()}
-        table = [dict(zip(("path", "dtype", "shape", "sharding", "bytes_per_device"), row)) for row in rows]
-        print(json.dumps({**numbers, "arrays": shapes} | ({"shardings": table} if rows else {}), indent=1))
+        tables = {"shardings": rows, "activations": activations} if rows else {}
+        print(json.dumps({**numbers, "arrays": shapes} | {k: _named(v) for k, v in tables.items()}, indent=1))
         return 0
-    _print(found, numbers, rows)
+    _print(found, numbers, rows, activations)
     return 0
 
 
@@ -108,26 +112,39 @@ def _devices_of(layout: Any) -> int:
     return math.prod(size for size in sizes if isinstance(size, int) and size > 0)
 
 
-def _rows(state: Any, layout: Any) -> list[tuple[str, str, list[int], str, int]]:
-    """Of each array: path, dtype, shape, how it is split, its bytes on one device."""
+def _rows(state: Any, layout: Any) -> list[_Row]:
     import jax
 
     from jaxkit import checks
 
     leaves = jax.tree_util.tree_leaves_with_path(state)
     shardings = jax.tree.leaves(layout.shardings(state)) if layout.shardings else [None] * len(leaves)
+    return [_row(checks.path_of(path), leaf, sharding) for (path, leaf), sharding in zip(leaves, shardings)]
+
+
+def _activations(layout: Any) -> list[_Row]:
+    """What the update constrained, by the names of its axes; of how many there are at a time nothing is known."""
     rows = []
-    for (path, leaf), sharding in zip(leaves, shardings):
-        shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
-        split = [str(axes) if axes else "-" for axes in sharding.spec] if sharding else []
-        said = " ".join(split) if any(axes != "-" for axes in split) else "whole"
-        rows.append(
-            (checks.path_of(path), str(leaf.dtype), list(leaf.shape), said, math.prod(shape) * leaf.dtype.itemsize)
-        )
+    for axes, x in layout.activations() if layout.activations else ():
+        path, dtype, shape, split, size = _row(" ".join(axis or "-" for axis in axes), x, x.sharding)
+        chosen = (split, size) if x.sharding else ("the compiler's choice", None)
+        rows.append((path, dtype, shape, *chosen))
     return rows
 
 
-def _print(found: Any, numbers: dict[str, Any], rows: list[Any]) -> None:
+def _row(path: str, leaf: Any, sharding: Any) -> _Row:
+    shape = sharding.shard_shape(leaf.shape) if sharding else leaf.shape
+    axes = [(names,) if isinstance(names, str) else names for names in sharding.spec] if sharding else []
+    split = ["+".join(names) if names else "-" for names in axes]
+    said = " ".join(split) if any(names != "-" for names in split) else "whole"
+    return path, str(leaf.dtype), list(leaf.shape), said, math.prod(shape) * leaf.dtype.itemsize
+
+
+def _named(rows: list[_Row]) -> list[dict[str, Any]]:
+    return [dict(zip(("path", "dtype", "shape", "sharding", "bytes_per_device"), row)) for row in rows]
+
+
+def _print(found: Any, numbers: dict[str, Any], rows: list[Any], activations: list[Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -138,6 +155,9 @@ def _print(found: Any, numbers: dict[str, Any], rows: list[Any]) -> None:
             table.add_row(path, dtype, str(tuple(shape)), split, f"{size:,}")
         table.add_section()
         table.add_row("all", "", "", "", f"{sum(row[-1] for row in rows):,}")
+        table.add_section()
+        for path, dtype, shape, split, size in activations:
+            table.add_row(path, dtype, str(tuple(shape)), split, "" if size is None else f"{size:,}")
     else:
         table = Table("parameter", "dtype", "shape", "size")
         for path, leaf in found.parameters.items():

@@ -20,6 +20,7 @@ from jaxkit.parallel import constrain
 from jaxkit.types import Key
 
 STD = 0.02
+RESIDUAL = ("batch", "length", "features")
 
 
 class Form(NamedTuple):
@@ -130,10 +131,10 @@ def apply(form: Form, params: Any, extra: Any, inputs: Any, *, key: Key | None =
 def start(form: Form, params: Any, tokens: jax.Array, positions: jax.Array) -> jax.Array:
     """The embedding of tokens int[batch, length] at positions int[batch or 1, length], with the positions' own."""
     x = embed(params["embedding"], tokens)
-    if form.positions == "rotary":
-        return x
-    # Clipped: only padding stands beyond the last position.
-    return x + jnp.asarray(params["positions"]).at[positions].get(mode="clip")
+    if form.positions == "learned":
+        # Clipped: only padding stands beyond the last position.
+        x = x + jnp.asarray(params["positions"]).at[positions].get(mode="clip")
+    return constrain(x, *RESIDUAL)
 
 
 def turned(form: Form, positions: jax.Array, attend: Callable) -> Callable:
@@ -181,22 +182,26 @@ def block(form: Form, params: Any, x_BxLxD: jax.Array, attend: Callable, key: Ke
     """
     batch, length, _ = x_BxLxD.shape
     y = normalize(params["attention_norm"], x_BxLxD, norm=form.norm)
-    q_BxLxNxH, k_BxLxKxH, v_BxLxKxH = (
-        dense(params["attention"][name], y).reshape(batch, length, number, form.head_size)
-        for name, number in (("query", form.num_heads), ("key", form.num_kv_heads), ("value", form.num_kv_heads))
-    )
+
+    def heads(name, axis, number):
+        x = dense(params["attention"][name], y).reshape(batch, length, number, form.head_size)
+        return constrain(x, "batch", "length", axis, "head_size")
+
+    q_BxLxNxH = heads("query", "heads", form.num_heads)
+    k_BxLxKxH, v_BxLxKxH = (heads(name, "kv_heads", form.num_kv_heads) for name in ("key", "value"))
     attended_BxLxNxH, memory = attend(q_BxLxNxH, k_BxLxKxH, v_BxLxKxH)
+    attended_BxLxNxH = constrain(attended_BxLxNxH, "batch", "length", "heads", "head_size")
     y = dense(params["attention"]["output"], attended_BxLxNxH.reshape(batch, length, form.features))
-    x_BxLxD = x_BxLxD + drop(y, key, rate=rate, name="attention")
+    x_BxLxD = constrain(x_BxLxD + drop(y, key, rate=rate, name="attention"), *RESIDUAL)
     y = mlp(params["mlp"], normalize(params["mlp_norm"], x_BxLxD, norm=form.norm), activation=form.activation)
-    return constrain(x_BxLxD + drop(y, key, rate=rate, name="mlp"), "batch", None, None), memory
+    return constrain(x_BxLxD + drop(y, key, rate=rate, name="mlp"), *RESIDUAL), memory
 
 
 def logits(form: Form, params: Any, x: jax.Array) -> jax.Array:
-    """What the last block gives, normalised and projected: float[..., features] -> f32[..., vocabulary_size]."""
+    """What the last block gives, normed and projected: float[batch, length, features] -> f32[..., vocabulary]."""
     x = normalize(params["norm"], x, norm=form.norm)
     kernel = params["embedding"] if form.tied else params["output"]["kernel"]
-    return project(x, kernel, transposed=form.tied)
+    return constrain(project(x, kernel, transposed=form.tied), "batch", "length", "vocabulary")
 
 
 def check_tokens(*, longest: int, **arrays: Any) -> None:

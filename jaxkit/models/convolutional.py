@@ -15,8 +15,9 @@ from jaxkit.models.feedforward import (
     drop,
     mlp,
 )
-from jaxkit.models.inputs import check_images
+from jaxkit.models.inputs import IMAGES, check_images
 from jaxkit.models.normalization import Statistics, batch_norm, check_group_size
+from jaxkit.parallel import constrain
 from jaxkit.random import named
 from jaxkit.types import Model
 
@@ -105,6 +106,7 @@ def cnn(
                 x, after[name] = batch_norm(x, extra[name], train=train, group_size=group_size)
                 x = x * _along(params[name]["scale"])
             x = _pool(activation(x + _along(params[name]["bias"])), pool)
+            x = constrain(x, *IMAGES)
         x = x.reshape(x.shape[0], -1)
         if train:
             x = drop(x, key, rate=dropout, name="flat")

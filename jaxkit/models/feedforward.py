@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jaxkit import checks
 from jaxkit.models.inputs import check_floats
+from jaxkit.parallel import constrain
 from jaxkit.random import named
 from jaxkit.types import Key, Model
 
@@ -65,7 +66,7 @@ def mlp(
         checks.shapes(kernel=(first, "features _"), inputs=(x, "batch features"))
         x = x.astype(first.dtype)
         for name in hidden:
-            x = activation(_dense(params[name], x))
+            x = constrain(activation(_dense(params[name], x)), "batch", "hidden")
             if train:
                 x = drop(x, key, rate=dropout, name=name)
         return _dense(params["output"], x), extra

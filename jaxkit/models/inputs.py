@@ -10,6 +10,9 @@ import numpy as np
 from jaxkit import checks, contracts
 from jaxkit.types import Model
 
+IMAGES = ("batch", "height", "width", "channels")
+"""The axes of images, and of what convolutions make of them (`parallel.constrain`)."""
+
 
 def standardized(
     model: Model, *, mean: float | tuple[float, ...] = 0.0, std: float | tuple[float, ...] = 1.0

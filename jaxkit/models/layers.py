@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit import backends
+from jaxkit.parallel import constrain
 from jaxkit.types import Key
 
 EPSILON = 1e-5
@@ -180,11 +181,11 @@ def size_of_mlp(features: int, activation: str) -> int:
 
 
 def mlp(params: dict[str, Any], x: jax.Array, *, activation: str) -> jax.Array:
-    """The MLP of a block: [..., features] -> [..., features].
+    """The MLP of a block: [batch, length, features], or [batch, features], -> the same.
 
     Args:
         params: `up` and `down`; for SwiGLU also `gate`.
-        x: float[..., features].
+        x: float[batch, length, features] or [batch, features].
         activation: "gelu" (in the form with tanh, as in GPT-2) or "swiglu".
 
     Source:
@@ -198,8 +199,10 @@ def mlp(params: dict[str, Any], x: jax.Array, *, activation: str) -> jax.Array:
     params = _off_the_page(params, rows=x.size // x.shape[-1])
     up = dense(params["up"], x)
     if activation == "gelu":
-        return dense(params["down"], jax.nn.gelu(up, approximate=True))
-    return dense(params["down"], jax.nn.silu(dense(params["gate"], x)) * up)
+        hidden = jax.nn.gelu(up, approximate=True)
+    else:
+        hidden = jax.nn.silu(dense(params["gate"], x)) * up
+    return dense(params["down"], constrain(hidden, *("batch", "length")[: x.ndim - 1], "hidden"))
 
 
 def _off_the_page(params: dict[str, Any], rows: int) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from flax import linen as nn
 
 from jaxkit import checks
 from jaxkit.models.feedforward import kernel
-from jaxkit.models.inputs import check_images
+from jaxkit.models.inputs import IMAGES, check_images
 from jaxkit.models.linen import from_linen
 from jaxkit.models.normalization import Statistics, batch_norm, check_group_size
+from jaxkit.parallel import constrain
 from jaxkit.types import Model
 
 
@@ -102,10 +103,12 @@ class ResNet(nn.Module):
         x = nn.relu(_normalize(self.norm, train, "stem_norm")(x))
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = constrain(x, *IMAGES)
         for i, blocks in enumerate(self.stages):
             for j in range(blocks):
                 stride = 2 if i > 0 and j == 0 else 1
                 x = self.block(self.width * 2**i, stride, self.norm, name=f"stage_{i}_block_{j}")(x, train)
+                x = constrain(x, *IMAGES)
         return nn.Dense(self.num_classes, kernel_init=functools.partial(kernel, gain=1.0), name="output")(
             jnp.mean(x, axis=(1, 2))
         )

@@ -9,19 +9,25 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxkit import checks
 from jaxkit.errors import UsageError
+from jaxkit.parallel.activations import BATCH_AXES, Seen, check_used, checked, usual, within
 from jaxkit.parallel.replicated import check_divides, have
-from jaxkit.parallel.rules import by_size
-from jaxkit.types import Indexed, Layout, Rules, State
-
-# A batch is split over both; of the parameters, "fsdp" holds a part each and gathers it where it is used.
-BATCH_AXES = ("data", "fsdp")
+from jaxkit.parallel.rules import by_size, check_spec
+from jaxkit.types import Activations, Indexed, Layout, Rules, State
 
 
-def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None = None) -> Layout:
+def mesh(
+    *,
+    data: int = 1,
+    fsdp: int = 1,
+    tensor: int = 1,
+    rules: Rules | None = None,
+    activations: Activations | None = None,
+) -> Layout:
     """One `jit` on a mesh of data x fsdp x tensor devices; XLA puts in the sums and gathers.
 
     The batch is split over "data" and "fsdp"; the parameters, and what the optimizer keeps of them, as the rules
-    say. Random draws are those of one device: they are made for the whole batch.
+    say; activations, where a model names their axes (`constrain`), as their own rule says. Random draws are those
+    of one device: they are made for the whole batch.
 
     Args:
         data: devices that each have the parameters whole (of what "fsdp" and "tensor" leave).
@@ -29,9 +35,13 @@ def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None =
             (Rajbhandari et al. 2020, "ZeRO").
         tensor: devices that each do a part of every matmul (Shoeybi et al. 2019, "Megatron-LM").
         rules: {path: abstract parameter} -> {path: PartitionSpec}; None: `by_size`.
+        activations: (its axes in words, abstract activation) -> PartitionSpec, or None where the compiler is to
+            choose; such as `by_axis`. None: batches over "data" and "fsdp"; heads, the hidden features of an MLP
+            and the vocabulary over "tensor"; the compiler's choice for images, and where a size does not divide.
 
     Raises:
-        UsageError: more devices than there are; when a state is put: a rule that does not fit its parameter.
+        UsageError: more devices than there are; when a state is put: a rule that does not fit its parameter; when
+            an update is traced: a rule that does not fit an activation.
         ValueError: an axis below 1; when called: a batch that does not divide.
 
     Example:
@@ -48,6 +58,8 @@ def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None =
         tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices[:number]
     )
     rules = rules or by_size(fsdp=fsdp, tensor=tensor)
+    activations, seen = activations or usual(sizes), Seen()
+    split_activation = checked(activations, made, seen)
     everywhere = NamedSharding(made, PartitionSpec())
 
     def shardings(tree: Any) -> Any:
@@ -71,8 +83,9 @@ def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None =
 
     def compile_(update):
         def placed(state, batch, key):
-            with jax.sharding.use_abstract_mesh(made.abstract_mesh):
+            with within(made, split_activation):
                 state, metrics = update(state, batch, key)
+            check_used(activations, seen)
             constrained = jax.lax.with_sharding_constraint((state, metrics), (shardings(state), everywhere))
             return constrained
 
@@ -80,7 +93,7 @@ def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None =
 
     def compile_evaluate(evaluate):
         def placed(params, extra, batch):
-            with jax.sharding.use_abstract_mesh(made.abstract_mesh):
+            with within(made, split_activation):
                 metrics = evaluate(params, extra, batch)
             return jax.lax.with_sharding_constraint(metrics, everywhere)
 
@@ -96,24 +109,8 @@ def mesh(*, data: int = 1, fsdp: int = 1, tensor: int = 1, rules: Rules | None =
         divisor=data * fsdp,
         shardings=shardings,
         split=split,
+        activations=lambda: list(seen),
     )
-
-
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
-    """Says how an activation is split over the mesh of the layout; does nothing outside of one.
-
-    The axes are "batch", "tensor" or None, one for each axis of x.
-
-    Example:
-        >>> constrain(jax.numpy.ones((4, 2)), "batch", "tensor").shape
-        (4, 2)
-    """
-    found = jax.sharding.get_abstract_mesh()
-    names = dict(zip(found.axis_names, found.axis_types)) if found is not None else {}
-    if any(names.get(name) != AxisType.Auto for name in (*BATCH_AXES, "tensor")):
-        return x
-    spec = PartitionSpec(*(BATCH_AXES if axis == "batch" else axis for axis in axes))
-    return jax.lax.with_sharding_constraint(x, spec)
 
 
 def _put(x: Any, sharding: NamedSharding) -> Any:
@@ -133,7 +130,7 @@ def _specs(state: State, rules: Rules, sizes: dict[str, int]) -> Any:
     abstract = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in params.items()}
     specs = rules(abstract)
     for path, leaf in abstract.items():
-        _check(path, leaf, specs.get(path), sizes)
+        check_spec(f"rules: {path}", leaf, specs.get(path), sizes)
 
     def of(path, leaf) -> PartitionSpec:
         names = checks.path_of(path).split(".")
@@ -145,21 +142,3 @@ def _specs(state: State, rules: Rules, sizes: dict[str, int]) -> Any:
         return PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(of, state)
-
-
-def _check(path: str, leaf: Any, spec: Any, sizes: dict[str, int]) -> None:
-    if not isinstance(spec, PartitionSpec):
-        raise UsageError(f"rules: {path}: came {spec!r}, wanted a PartitionSpec for each parameter")
-    if len(spec) > len(leaf.shape):
-        raise UsageError(f"rules: {path}: came {spec}, but it is {checks.describe(leaf)}")
-    for axis, names in enumerate(spec):
-        names = () if names is None else (names,) if isinstance(names, str) else tuple(names)
-        unknown = [name for name in names if name not in sizes]
-        if unknown:
-            raise UsageError(f"rules: {path}: the mesh has no axis {unknown[0]!r}; it has {', '.join(sizes)}")
-        parts = math.prod(sizes[name] for name in names)
-        if leaf.shape[axis] % parts:
-            raise UsageError(
-                f"rules: {path}: axis {axis} of {checks.describe(leaf)} does not divide over the {parts} devices"
-                f" of {', '.join(map(repr, names))}; split another axis, or leave it whole"
-            )

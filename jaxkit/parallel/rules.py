@@ -1,11 +1,13 @@
 """Rules: over which axes of a mesh each parameter is split. A rule is a function of all parameters at once."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jax.sharding import PartitionSpec
 
+from jaxkit import checks
 from jaxkit.errors import UsageError
 from jaxkit.types import Rules
 
@@ -93,3 +95,36 @@ def by_path(table: Sequence[tuple[str, Sequence[Any]]]) -> Rules:
         return specs
 
     return rules
+
+
+def check_spec(where: str, leaf: Any, spec: Any, sizes: Mapping[str, int]) -> None:
+    """Checks that an array can be split so, over a mesh of these sizes.
+
+    Raises:
+        UsageError: it cannot; the message starts with `where`.
+
+    Example:
+        >>> import jax
+        >>> leaf = jax.ShapeDtypeStruct((6,), "float32")
+        >>> check_spec("rules: kernel", leaf, PartitionSpec("data"), {"data": 2})
+    """
+    if not isinstance(spec, PartitionSpec):
+        raise UsageError(f"{where}: came {spec!r}, wanted a PartitionSpec")
+    if len(spec) > len(leaf.shape):
+        raise UsageError(f"{where}: came {spec}, but it is {checks.describe(leaf)}")
+    used: list[str] = []
+    for axis, names in enumerate(spec):
+        names = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+        unknown = [name for name in names if name not in sizes]
+        if unknown:
+            raise UsageError(f"{where}: the mesh has no axis {unknown[0]!r}; it has {', '.join(sizes)}")
+        twice = [name for name in names if name in used or names.count(name) > 1]
+        if twice:
+            raise UsageError(f"{where}: came {spec}, in which {twice[0]!r} is there twice; an axis splits once")
+        used += names
+        parts = math.prod(sizes[name] for name in names)
+        if leaf.shape[axis] % parts:
+            raise UsageError(
+                f"{where}: axis {axis} of {checks.describe(leaf)} does not divide over the {parts} devices"
+                f" of {', '.join(map(repr, names))}; split another axis, or leave it whole"
+            )

@@ -448,6 +448,9 @@ sys.exit(code)
     assert rows["params.blocks.mlp.up.kernel"] == {"path": "params.blocks.mlp.up.kernel", **up}
     scale = rows["params.norm.scale"]
     assert (scale["shape"], scale["sharding"], scale["bytes_per_device"]) == ([2048], "whole", 8192)
+    # Of 8 sequences one, 4,096 positions of 2,048 bfloat16: what a block hands to the next.
+    [handed] = [row for row in found["activations"] if row["path"] == "batch length features"]
+    assert (handed["sharding"], handed["bytes_per_device"]) == ("data+fsdp - -", 4096 * 2048 * 2)
     memory = found["memory_per_device"]
     # Beside the state: of 8 sequences one, of 4,097 tokens. Without dropout there is no use for the key.
     assert memory["arguments"] == sum(row["bytes_per_device"] for row in rows.values()) + 4097 * 4
