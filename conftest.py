@@ -25,7 +25,11 @@ os.environ["XLA_FLAGS"] = (
 
 import jax
 
+from jaxkit.runs import process
+
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "programs"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
+# All tests share the programs, and several processes of them run at once.
+process.keep_programs_whole()

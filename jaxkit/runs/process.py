@@ -25,6 +25,40 @@ def cache_programs() -> None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "jaxkit" / "programs"
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    keep_programs_whole()
+
+
+def keep_programs_whole() -> None:
+    """From now on a compiled program gets its name in jax's cache when all of it is there.
+
+    jax writes it in place: who reads it meanwhile finds a part of it, warns and compiles again; so does each start
+    after a kill in the midst of it, for what is there by its name is not written again.
+    """
+    try:
+        from jax._src.lru_cache import LRUCache
+    except ImportError:  # a jax that has moved it: as that one does it
+        return
+    if getattr(LRUCache.put, "keeps_whole", False):
+        return
+    jaxs = LRUCache.put
+
+    def put(cache: Any, key: str, value: bytes) -> None:
+        path = f"{cache.path}/{key}-cache"
+        # A cache of bounded size is locked, and what is no directory has its own ways.
+        if not key or cache.eviction_enabled or "://" in path or os.path.exists(path):
+            return jaxs(cache, key, value)
+        part = f"{path}.{os.getpid()}.{threading.get_ident()}.part"
+        try:
+            with open(part, "wb") as file:
+                file.write(value)
+            os.replace(part, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
+            raise
+
+    put.keeps_whole = True  # type: ignore[attr-defined]
+    LRUCache.put = put  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager

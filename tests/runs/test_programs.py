@@ -1,0 +1,69 @@
+"""The cache of compiled programs, which all processes of a user share: a program is in it whole, or not at all."""
+
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax._src import compilation_cache
+from jax._src.lru_cache import LRUCache
+
+from jaxkit.runs import process
+
+PROGRAM = b"program" * 2**16
+# The system kills it when it has written so much of a file.
+DIES = """
+import resource, signal, sys
+from jax._src.lru_cache import LRUCache
+from jaxkit.runs import process
+process.keep_programs_whole()
+cache = LRUCache(sys.argv[1], max_size=-1)
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+cache.put("key", b"program" * 2**16)
+"""
+
+
+def test_a_kill_in_the_midst_of_writing_one_leaves_no_part_under_its_name(tmp_path):
+    done = subprocess.run([sys.executable, "-c", DIES, str(tmp_path)], check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGXFSZ, done.stderr
+    cache = LRUCache(str(tmp_path), max_size=-1)
+    assert [path.stat().st_size for path in tmp_path.iterdir()] == [2**16]
+    assert cache.get("key") is None
+    cache.put("key", PROGRAM)
+    assert cache.get("key") == PROGRAM
+    # What is there is not written again.
+    cache.put("key", b"another")
+    assert cache.get("key") == PROGRAM
+
+
+def test_on_a_full_disk_nothing_is_left(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    cache = LRUCache(str(tmp_path), max_size=-1)
+    monkeypatch.setattr(process.os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        cache.put("key", PROGRAM)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_jax_writes_what_it_compiles_by_it_and_reads_it_again(tmp_path):
+    """Where jax has changed the place, this fails, and `process.keep_programs_whole` has to change too."""
+    before = jax.config.jax_compilation_cache_dir
+    function = lambda x: jnp.sin(x) * 353
+    try:
+        compilation_cache.reset_cache()
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+        kept = []
+        with pytest.MonkeyPatch.context() as patch:
+            replace = process.os.replace
+            patch.setattr(process.os, "replace", lambda part, path: kept.append(path) or replace(part, path))
+            jax.jit(function)(1.0)
+        assert kept
+        assert sorted(map(str, tmp_path.glob("*-cache"))) == sorted(kept)
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
