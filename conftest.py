@@ -4,6 +4,7 @@ import atexit
 import importlib.metadata
 import os
 import shutil
+import signal
 import tempfile
 
 # Nothing is read from or left in the home directory; the data is prepared, and a program compiled, once for
@@ -13,6 +14,10 @@ if "JAXKIT_TEST_HOME" not in os.environ:
     os.environ["XDG_CACHE_HOME"] = os.path.join(home, "cache")
     os.environ["JAXKIT_DATA"] = os.path.join(home, "data")
     atexit.register(shutil.rmtree, home, ignore_errors=True)
+
+# In the background of a shell a Ctrl-C is ignored, and so it would be by all processes that tests start and stop.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Before jax is imported anywhere: four fake devices, on the CPU. Tests compile more than they run, and the older
 # emitters compile faster than the newer ones, which later versions have alone.

@@ -88,6 +88,7 @@ def _gather(
 ) -> tuple[dict[int, Channel], dict[int, str]]:
     """Waits until every other process has come."""
     channels: dict[int, Channel] = {}
+    strangers: list[Channel] = []
     hosts = {0: str(hello["host"])}
     until = time.monotonic() + settings.join_seconds
     # Closed once all have come: whoever comes later belongs to another start, and tries again.
@@ -100,28 +101,37 @@ def _gather(
                     found.send({"end": LOST, "text": text})
                 part(channels.values())
                 raise End(LOST, text)
-            ready, _, _ = select.select([listener, *(found.socket for found in channels.values())], [], [], TICK)
+            waited = [listener, *(found.socket for found in (*channels.values(), *strangers))]
+            ready, _, _ = select.select(waited, [], [], TICK)
             for id in [id for id, found in channels.items() if found.socket in ready]:
                 # It has nothing to say yet, so it has gone: it may come again.
                 del channels[id], hosts[id]
-            if listener not in ready:
-                continue
-            found = channel(stack.enter_context(listener.accept()[0]))
-            came = _greeting(found)
-            wrong = _misfit(came, hello, hosts) if came else ""
-            if wrong:
-                found.send({"end": USAGE, "text": wrong})
-            elif came:
-                channels[came["process_id"]], hosts[came["process_id"]] = found, str(came["host"])
+            for found in [found for found in strangers if found.socket in ready]:
+                came = _greeting(found)
+                if came is None:
+                    continue  # the rest of what it says is under way
+                strangers.remove(found)
+                wrong = _misfit(came, hello, hosts) if came else ""
+                if wrong:
+                    found.send({"end": USAGE, "text": wrong})
+                elif came:
+                    channels[came["process_id"]], hosts[came["process_id"]] = found, str(came["host"])
+            if listener in ready:
+                # Whoever has come may take its time to say who it is, and keeps nobody waiting.
+                strangers.append(channel(stack.enter_context(listener.accept()[0])))
+    for found in strangers:
+        found.socket.close()
     return channels, hosts
 
 
-def _greeting(found: Channel) -> dict[str, Any]:
-    """What a process says of itself; {} where it is none of ours."""
-    with contextlib.suppress(EOFError, LookupError):
-        came = found.receive()[0]
-        if {"num_processes", "host", "command"} <= came.keys() and isinstance(came["process_id"], int):
-            return came
+def _greeting(found: Channel) -> dict[str, Any] | None:
+    """What a process says of itself; {} where it is none of ours, None where it has not said it to its end."""
+    with contextlib.suppress(EOFError, KeyError):
+        for came in found.receive():
+            if {"num_processes", "host", "command"} <= came.keys() and isinstance(came["process_id"], int):
+                return came
+            return {}
+        return None
     return {}
 
 

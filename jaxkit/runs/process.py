@@ -58,7 +58,7 @@ def keep_programs_whole() -> None:
             raise
 
     put.keeps_whole = True  # type: ignore[attr-defined]
-    LRUCache.put = put  # type: ignore[method-assign]
+    LRUCache.put = put  # type: ignore[method-assign, assignment]
 
 
 @contextlib.contextmanager

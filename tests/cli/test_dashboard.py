@@ -32,14 +32,14 @@ def served(folder: Path):
         yield int(url.rstrip("/").rsplit(":", 1)[1])
     finally:
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=120) == 0
         assert process.stderr.read() == ""
         process.stdout.close()
         process.stderr.close()
 
 
 def ask(port: int, path: str, *, method: str = "GET", host: str | None = None, body: bytes | None = None):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     connection.request(method, path, body=body, headers={"Host": host} if host else {})
     reply = connection.getresponse()
     content = reply.read()
@@ -65,7 +65,7 @@ def site(tmp_path_factory, made):
 
 def wait_for(port: int, name: str) -> None:
     """Waits until the server has looked, which it does now and then."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not any(run["name"] == name for run in found(port, "/api/runs")["runs"]):
         assert time.monotonic() < until, f"{name} does not appear"
         time.sleep(0.1)

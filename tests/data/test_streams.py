@@ -180,7 +180,7 @@ def test_reading_ahead_is_bounded_and_stops_with_its_caller():
     assert own
     batches.close()
     for thread in own:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
     assert not any(thread.is_alive() for thread in own)
     # 10 taken, 4 ready, 4 in the threads' hands, and as many again where one had just been taken.
     assert len(seen) <= 30

@@ -201,8 +201,8 @@ def test_what_a_killed_reproduction_left_behind_is_removed_by_the_next(repositor
     script = (
         "import subprocess, sys, time; from pathlib import Path; from jaxkit.proofs import worktrees as w\n"
         "with w.room() as top, w.checkout(Path('.'), sys.argv[1], b'', top) as code:\n"
-        "    child = subprocess.Popen(['sleep', '60'], process_group=0); w.note_child(top, child.pid)\n"
-        "    print(code, child.pid, flush=True); time.sleep(60)\n"
+        "    child = subprocess.Popen(['sleep', '3600'], process_group=0); w.note_child(top, child.pid)\n"
+        "    print(code, child.pid, flush=True); time.sleep(3600)\n"
     )
     commit = git(repository, "rev-parse", "HEAD").strip()
     command = [sys.executable, "-c", script, commit]
@@ -222,7 +222,7 @@ def test_what_a_killed_reproduction_left_behind_is_removed_by_the_next(repositor
     worktrees.sweep(repository)
     assert not code.parent.exists()
     # Nobody is left to wait for it but the first process of all.
-    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE or not child.wait(10)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE or not child.wait(60)
     assert git(repository, "worktree", "list").count("\n") == 1
     assert (repository / "work/data/seed").read_text() == "0"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import json
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def fill(path: Path) -> None:
 
 def start(disk: Path, filler: Path | None) -> tuple[int, str]:
     """The run's command: its exit code and its errors; a filler takes all the room after a first checkpoint."""
-    run, reads = disk / "run", 0
+    run, reads = disk / "run", itertools.count(1)
 
     def recipe(config):
         built = blobs.recipe(config)
@@ -39,9 +40,8 @@ def start(disk: Path, filler: Path | None) -> tuple[int, str]:
             examples = source.open()
 
             def read(indices):
-                nonlocal reads
-                reads += 1
-                if reads == 12 and filler is not None:
+                # Threads read, and each number is drawn once.
+                if next(reads) == 12 and filler is not None:
                     while not checkpoints.steps(run / directory.CHECKPOINTS):
                         time.sleep(0.01)
                     fill(filler)

@@ -1,9 +1,11 @@
 """How the processes of a job find each other, and whom they blame."""
 
+import json
 import signal
 import socket
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import jax
@@ -235,15 +237,32 @@ def joined(*jobs: tuple[Settings, list[str]]) -> list:
         except End as end:
             found[n] = end
 
-    threads = [threading.Thread(target=join, args=(n,)) for n in range(len(jobs))]
+    threads = [threading.Thread(target=join, args=(n,), daemon=True) for n in range(len(jobs))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(120)
     return found
 
 
-def settings(port: int, number: int, id: int, seconds: float = 20.0) -> Settings:
+@pytest.fixture
+def passes(monkeypatch):
+    """Time stands still for who waits for others, until so many have come to process 0: `passes(number)`."""
+    now, misfit, come = [0.0], joining._misfit, []
+    monkeypatch.setattr(joining, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=time.sleep))
+
+    def after(number: int) -> None:
+        def comes(*arguments):
+            come.append(1)
+            now[0] = 100.0 * (len(come) == number)
+            return misfit(*arguments)
+
+        monkeypatch.setattr(joining, "_misfit", comes)
+
+    return after
+
+
+def settings(port: int, number: int, id: int, seconds: float = 120.0) -> Settings:
     return Settings("127.0.0.1", port, number, id, 20.0, seconds)
 
 
@@ -261,11 +280,40 @@ def test_all_learn_of_all_and_of_one_address_for_jax():
     assert all(job.hosts == dict.fromkeys(range(3), socket.gethostname()) for job in jobs)
 
 
-def test_who_does_not_come_is_named_and_a_missing_process_0_too():
+def test_whoever_comes_may_take_its_time_to_say_who_it_is_and_keeps_nobody_waiting(monkeypatch):
+    monkeypatch.setattr(channels, "SECONDS_BETWEEN_SIGNS", 0.02)
+    port, found = free_port(), []
+    wait = lambda: found.extend(joined((settings(port, 3, 0), COMMAND)))
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    connected = joining._connected(settings(port, 3, 1))
+    host = {"num_processes": 3, "host": "b", "command": COMMAND[1:]}
+    words = (json.dumps({"process_id": 1, **host}) + "\n").encode()
+    with connected as slow, joining._connected(settings(port, 3, 2)) as fast:
+        for said in (words[:20], words[20:]):
+            time.sleep(0.2)
+            slow.sendall(said)
+        fast.sendall(words.replace(b'"process_id": 1', b'"process_id": 2'))
+        for connection in (slow, fast):
+            assert json.loads(connection.makefile().readline())["hosts"] == {
+                "0": socket.gethostname(),
+                "1": "b",
+                "2": "b",
+            }
+    thread.join(60)
+    assert sorted(found[0].channels) == [1, 2]
+
+
+def test_who_does_not_come_is_named(passes):
     port = free_port()
-    first, second = joined((settings(port, 4, 0, 1.0), COMMAND), (settings(port, 4, 2, 1.0), COMMAND))
+    passes(1)
+    first, second = joined((settings(port, 4, 0, 1.0), COMMAND), (settings(port, 4, 2), COMMAND))
     assert (first.code, second.code) == (LOST, LOST)
     assert first.text == second.text == "process 1, 3 of 4 has not come in 1 s"
+
+
+def test_a_missing_process_0_is_named():
+    port = free_port()
     (alone,) = joined((settings(port, 2, 1, 0.5), COMMAND))
     assert alone.code == LOST
     assert alone.text.startswith(f"process 0 was not found at 127.0.0.1:{port} in 0.5 s (Connection refused)")
@@ -278,16 +326,18 @@ def test_who_does_not_come_is_named_and_a_missing_process_0_too():
         (2, 1, [*COMMAND, "--config.seed=1"], "is not started with the command of process 0"),
     ],
 )
-def test_who_does_not_belong_to_the_job_is_told_why(number, id, command, says):
+def test_who_does_not_belong_to_the_job_is_told_why(number, id, command, says, passes):
     port = free_port()
+    passes(1)
     first, second = joined((settings(port, 2, 0, 1.0), COMMAND), (settings(port, number, id), command))
     assert (first.code, second.code) == (LOST, USAGE)
     assert says in second.text
 
 
-def test_a_number_that_is_given_twice_is_said():
+def test_a_number_that_is_given_twice_is_said(passes):
     port = free_port()
-    found = joined(*((settings(port, 3, id, 2.0), COMMAND) for id in (0, 1, 1)))
+    passes(2)
+    found = joined(*((settings(port, 3, id, 120.0 if id else 2.0), COMMAND) for id in (0, 1, 1)))
     assert sorted(end.code for end in found[1:]) == [USAGE, LOST]
     assert any("process 1 is there already" in end.text for end in found[1:])
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,18 +23,20 @@ def script(text: str, **environment: str) -> subprocess.CompletedProcess:
     code = f"import os, signal, time\nfrom jaxkit.runs import process, watchdog\n{text}"
     made = {**children.environment(), **environment}
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, check=False, capture_output=True, text=True, env=made, timeout=60)
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=made, timeout=300)
 
 
 HANGS = """
-def hangs_here():
-    time.sleep(60)
+def hangs_here(begin=lambda: None):
+    begin()
+    time.sleep(3600)
 """
 
 
 def test_a_step_that_hangs_ends_the_process_with_the_stacks():
     done = script(
-        f"{HANGS}\nwith watchdog.watching() as w:\n    w.begins(6); w.calls(1); w.begins(7); hangs_here()",
+        # It is timed from within what hangs: however slow the machine, that is where it is found.
+        f"{HANGS}\nwith watchdog.watching() as w:\n    w.begins(6); w.calls(1); hangs_here(lambda: w.begins(7))",
         JAXKIT_STEP_SECONDS="0.2",
     )
     assert done.returncode == STUCK
@@ -51,31 +54,46 @@ def test_who_cannot_save_when_asked_to_stop_ends_all_the_same():
 
 
 def test_what_is_not_a_step_is_not_timed(monkeypatch):
-    ended = threading.Event()
+    ended, looks, now = threading.Event(), threading.Semaphore(0), [0.0]
     monkeypatch.setenv(watchdog.ENVIRONMENT, "0.05")
     monkeypatch.setattr(watchdog, "_end", lambda seconds, step: ended.set())
+    # A clock that moves when it is told to, and the watchdog's looks, one by one.
+    monkeypatch.setattr(watchdog, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    quiet = SimpleNamespace(
+        dump_traceback_later=lambda *_, **__: looks.release(), cancel_dump_traceback_later=lambda: None
+    )
+    monkeypatch.setattr(watchdog, "faulthandler", quiet)
+
+    def ends_when_time_passes() -> bool:
+        now[0] += 60
+        # One look may have begun before that; when there is a third, a second is over.
+        while looks.acquire(blocking=False):
+            pass
+        assert all(looks.acquire(timeout=60) for _ in range(3))
+        return ended.is_set()
+
     with watchdog.watching() as watch:
         # The first call of a length compiles; evaluating and saving take what they take.
         watch.begins(0)
         watch.calls(4)
-        assert not ended.wait(0.3)
+        assert not ends_when_time_passes()
         watch.begins(4)
         watch.calls(2)
-        assert not ended.wait(0.3)
+        assert not ends_when_time_passes()
         watch.begins(6)
         watch.rests()
-        assert not ended.wait(0.3)
+        assert not ends_when_time_passes()
         # A batch that does not come is a step that does not finish.
         watch.begins(8)
-        assert ended.wait(30)
+        assert ends_when_time_passes()
 
 
 def test_who_stopped_in_time_is_left_alone(monkeypatch):
-    monkeypatch.setenv(process.STOP_SECONDS, "0.2")
+    monkeypatch.setenv(process.STOP_SECONDS, "3600")
     monkeypatch.setattr(process, "_give_up", lambda seconds: pytest.fail("gave up"))
     with process.signals() as stopped:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stopped.wait(10)
+        assert stopped.wait(60)
     timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
     assert all(timer.finished.is_set() for timer in timers)
 
@@ -105,7 +123,7 @@ def test_a_run_whose_data_hangs_ends_and_keeps_its_checkpoint(tmp_path):
     command = [sys.executable, "tests/runs/blobs.py", "--config=tests/runs/blobs_config.py"]
     command += ["--config.in_memory=False", '--config.layout={"call": "jaxkit.parallel.jit"}']
     command += [f"--workdir={tmp_path / 'run'}"]
-    environment = {**children.environment(), watchdog.ENVIRONMENT: "2", "BLOBS_HANG_AFTER": "18"}
+    environment = {**children.environment(), watchdog.ENVIRONMENT: "10", "BLOBS_HANG_AFTER": "18"}
     done = subprocess.run(
         command, check=False, cwd=TOP, capture_output=True, text=True, env=environment, timeout=300
     )
