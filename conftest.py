@@ -28,9 +28,20 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10.")
 )
 
+import hypothesis
 import jax
 
 from jaxkit.runs import process
+
+# The same examples each time, however slow the machine is; others are drawn by --hypothesis-profile=default.
+hypothesis.settings.register_profile(
+    "tests",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("tests")
 
 jax.config.update("jax_compilation_cache_dir", os.path.join(os.environ["XDG_CACHE_HOME"], "programs"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

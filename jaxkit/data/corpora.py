@@ -169,6 +169,7 @@ def _documents(root: Path, directory: Path, split: str) -> Iterator[str]:
     # The content too: what a distribution patches is another library of the same version.
     config = f"{version}-{identity(root)[:12]}"
 
+    @preparing.no_folder_left()
     def builder() -> Any:
         from jaxkit.data import stdlib_builder
 

@@ -76,6 +76,7 @@ def digits(*, split: str, data_dir: str | os.PathLike | None = None) -> Source:
     """
     directory = data_directory(data_dir)
 
+    @preparing.no_folder_left()
     def builder() -> Any:
         from jaxkit.data import digits_builder
 

@@ -6,6 +6,7 @@ import io
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,28 @@ def _missing(error: BaseException | None) -> str:
     return "tensorflow"
 
 
+_MAKING = threading.RLock()
+
+
+@contextlib.contextmanager
+def no_folder_left() -> Iterator[None]:
+    """TFDS builders are made in it without a trace.
+
+    For each data set that is not prepared TFDS makes a folder, for what its bucket says of it; it asks no bucket
+    any more, and leaves the folder.
+    """
+    import tensorflow_datasets as tfds
+
+    with _MAKING:
+        asks = tfds.core.DatasetInfo.initialize_from_bucket
+        tfds.core.DatasetInfo.initialize_from_bucket = lambda info: None
+        try:
+            yield
+        finally:
+            tfds.core.DatasetInfo.initialize_from_bucket = asks
+
+
+@no_folder_left()
 def named(name: str, directory: Path) -> Any:
     """The TFDS builder of that name; nothing is prepared.
 

@@ -174,7 +174,10 @@ def status(workdir: Path) -> dict[str, Any]:
     """
     found = _stands(workdir)
     if found["status"] == "running" and not _alive(workdir):
-        found["status"] = "interrupted"
+        # Between the two looks it may have ended: what it said last is there before it lets go.
+        found = _stands(workdir)
+        if found["status"] == "running":
+            found["status"] = "interrupted"
     return found
 
 

@@ -1,5 +1,6 @@
 import socket
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -205,6 +206,14 @@ def test_every_kind_of_field(tmp_path):
     np.testing.assert_array_equal(arrays["vector"][order], np.arange(50)[:, None] / np.full(3, 2))
     np.testing.assert_array_equal(arrays["label"][order], np.arange(50) % 3)
     assert source.open().manifest["version"] == "1.2.0"
+
+
+def test_no_folder_is_left_among_the_temporary_ones(tmp_path, monkeypatch):
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    data.tfds(data_dir=tmp_path, **MIXED).open()
+    assert data.digits(split="test", data_dir=tmp_path / "none").schema
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_new_version_of_the_builder_is_not_answered_from_the_cache(tmp_path, monkeypatch):
