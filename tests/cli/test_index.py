@@ -149,7 +149,9 @@ def test_where_none_can_be_written_the_runs_are_listed_without(few, command):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root may become somebody who may not write")
 def test_a_directory_that_may_only_be_read_is_listed_and_left_alone(few):
-    os.chmod(few, 0o755)
+    # Whatever the umask is, everybody may read.
+    for path in (few, *few.rglob("*")):
+        os.chmod(path, 0o755)
     code = (
         "import os, sys; from pathlib import Path; from jaxkit.runs import index; top = Path(sys.argv[1]);"
         " os.chdir(top); os.setuid(65534); print(len(index.runs(Path('.'))))"

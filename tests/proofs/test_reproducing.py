@@ -18,7 +18,7 @@ FLAGS = ["--config=configs/crash_config.py", "--config.num_steps=8", "--config.e
 
 
 def git(top: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
     command = ["git", *identity, "-C", str(top), *arguments]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 

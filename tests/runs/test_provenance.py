@@ -12,7 +12,7 @@ from jaxkit.runs import provenance
 @pytest.fixture
 def repository(tmp_path):
     def git(*arguments):
-        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
         subprocess.run(["git", *identity, "-C", tmp_path, *arguments], check=True, capture_output=True)
 
     git("init", "-q")
