@@ -25,6 +25,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    # One device may wait for another while the machine is busy elsewhere; after 40 s XLA would end the process.
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=600"
     + " --xla_cpu_use_fusion_emitters=false" * importlib.metadata.version("jaxlib").startswith("0.10.")
 )
 
