@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit import models
+from jaxkit import backends, models
 from jaxkit.models import attention
 from jaxkit.models.layers import project
 
@@ -362,7 +362,7 @@ def test_attention_is_chosen_by_backend_dtype_and_shape(monkeypatch, asked, quer
         assert (is_causal, implementation) == (True, "cudnn")
         return query
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backends, "platform", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_a_gpu)
     choice = attention.choose(asked, query, query)
     assert choice.implementation == chosen
@@ -378,7 +378,7 @@ def test_cudnn_is_given_heads_as_they_are_and_told_that_they_are_causal(monkeypa
         given.append((arrays, options))
         return arrays[0]
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backends, "platform", lambda: "gpu")
     monkeypatch.setattr(jax.nn, "dot_product_attention", on_a_gpu)
     found = attention.causal(query, key, value, attention="auto")
     arrays, options = given[-1]
@@ -389,7 +389,7 @@ def test_cudnn_is_given_heads_as_they_are_and_told_that_they_are_causal(monkeypa
 
 def test_where_there_is_no_cudnn_the_choice_says_so(monkeypatch):
     # The backend is a GPU in name only: jax itself finds that there is no cuDNN.
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(backends, "platform", lambda: "gpu")
     choice = attention.choose("auto", spec(2, 64, 4, 64), spec(2, 64, 4, 64))
     assert choice.implementation == "xla"
     assert choice.reason.startswith("cuDNN cannot: ")
