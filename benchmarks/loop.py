@@ -139,7 +139,7 @@ def time_by_hand(case: Case, recipe, optimizer) -> tuple[float, list[float]]:
 
 
 def time_run(case: Case, recipe: Recipe) -> tuple[float, list[float], str]:
-    """Microseconds a step of the run loop from its first evaluation to its end, the same losses, the form."""
+    """Microseconds a step of the run loop from its second evaluation to its end, the same losses, the form."""
     config = configs.freeze(
         {
             "seed": 0,
@@ -159,10 +159,10 @@ def time_run(case: Case, recipe: Recipe) -> tuple[float, list[float], str]:
         loop.train(recipe, config, planned, examples, Path(folder), show=show)
         ended = time.time()
         rows = record.read(Path(folder) / directory.METRICS)
-    # From the row after the first evaluation, which compiles, to the end of the run, its checkpoint included.
-    first = next(row for row in rows if row["step"] > case.eval_every)
-    # Rows are written one interval late.
-    measured = case.num_steps - first["step"] - case.log_every
+    # From the end of the second evaluation (the first compiles) to that of the run, its checkpoint included: the row
+    # of an evaluation is written when its numbers are there, and no call goes beyond its step.
+    first = next(row for row in rows if row["step"] == 2 * case.eval_every)
+    measured = case.num_steps - first["step"]
     losses = [rows[0]["loss"], rows[-1]["loss"]]
     return (ended - first["wall"]) / measured * 1e6, losses, f"{form.steps_per_call} a call"
 
