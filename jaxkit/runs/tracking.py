@@ -23,7 +23,7 @@ from jaxkit.runs import cursors
 # busy cores would be a good part of a run of seconds, and nobody looks at the curves of a longer one so early.
 SECONDS_ALONE = 15.0
 # How long a run that is over, or was asked to stop, waits for its writers; the rest is for `jaxkit sync`.
-SECONDS_AFTER_THE_END = 30.0
+SECONDS_AFTER_THE_END = 60.0
 SECONDS_AFTER_A_STOP = 10.0
 
 _START = "import json, sys; order = json.loads(sys.stdin.readline()); sys.path[:] = order.pop('path'); " + (
