@@ -159,8 +159,8 @@ def time_run(case: Case, recipe: Recipe) -> tuple[float, list[float], str]:
         loop.train(recipe, config, planned, examples, Path(folder), show=show)
         ended = time.time()
         rows = record.read(Path(folder) / directory.METRICS)
-    # From the end of the second evaluation (the first compiles) to that of the run, its checkpoint included: the row
-    # of an evaluation is written when its numbers are there, and no call goes beyond its step.
+    # From the end of the second evaluation (the first compiles) to that of the run, its checkpoint included: the
+    # row of an evaluation is written when its numbers are there, and no call goes beyond its step.
     first = next(row for row in rows if row["step"] == 2 * case.eval_every)
     measured = case.num_steps - first["step"]
     losses = [rows[0]["loss"], rows[-1]["loss"]]
