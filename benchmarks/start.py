@@ -129,7 +129,7 @@ def main(rounds: int = 5) -> None:
     measure.table("starting", times, "s", "import jax")
     beyond = statistics.median(a - b for a, b in zip(times["import jaxkit"], times["python, nothing"]))
     resume = statistics.median(times[RESUME])
-    print(f"  {RESUME}: {resume:.2f} s (target: 1.5 s on a faster machine than two slow cores)")
+    print(f"  {RESUME}: {resume:.2f} s (target: 1.5 s)")
     print(f"  import jaxkit takes {beyond * 1e3:.0f} ms beyond Python's own start")
 
 

@@ -222,7 +222,7 @@ PARTS = {"rows": row_costs, "digests": digest_costs, "steps": step_costs}
 def main(names: list[str]) -> None:
     """Measures the named parts, or all."""
     print(measure.machine())
-    # As a run does.
+    # As a run does, and one of large steps, as those of the GPT are.
     process.cache_programs()
     memory.keep_freed()
     for name in names or PARTS:

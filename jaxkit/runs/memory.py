@@ -10,7 +10,8 @@ from jaxkit.recipe import Plan
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
 # The most that an arena beside the first can hold in one block.
 _HEAP_BYTES = 2**26
-# How much of all that a step computes is held at once, at most: seen were 5 % (MLP) to 13 % (GPT).
+# How much of all that a step computes may be held at once. A guess, and a wrong one costs time alone: the updates
+# of configs/digits.py and configs/stdlib_gpt.py hold less, one without an optimizer can hold more.
 _HELD = 0.25
 
 
@@ -18,7 +19,7 @@ def prepare(plan: Plan) -> None:
     """Keeps the memory that this run's steps free, where they are large, and are computed by this process.
 
     Small ones malloc keeps by itself; there, and where an accelerator has memory of its own, programs compile
-    faster when each thread has an arena: the digits CNN in two thirds of the time.
+    faster when each thread has an arena. It comes too late after a layout that has asked for devices (`mesh`).
     """
     if backends.platform() == "cpu" and plan.intermediate_bytes * _HELD > _HEAP_BYTES:
         keep_freed()

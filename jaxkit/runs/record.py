@@ -88,7 +88,7 @@ def recorder(path: Path, *, after: int, begun: Beginning | None = None) -> Recor
     hashed = hashlib.sha256(content)
     if path.exists():
         files.write_bytes(path, content)
-    file = path.open("ab")
+    file, encode = path.open("ab"), json.JSONEncoder().encode
 
     def append(step: int, values: Mapping[str, Any], parameters: int, speed: Mapping[str, float] = {}) -> None:
         extend([(step, values, parameters)], speed)
@@ -96,9 +96,10 @@ def recorder(path: Path, *, after: int, begun: Beginning | None = None) -> Recor
     def extend(rows: Iterable[tuple[int, Mapping[str, Any], int]], speed: Mapping[str, float] = {}) -> None:
         nonlocal found
         wall, lines = round(time.time(), 3), []
+        rounded = {"speed": {name: float(f"{value:.5g}") for name, value in speed.items()}} if speed else {}
         for step, values, parameters in rows:
             found = digest.chain(found, step, values, parameters)
-            lines.append(line(step, wall, values, speed, found))
+            lines.append(encode({"step": step, "wall": wall, **values, **rounded, "digest": found}) + "\n")
         content = "".join(lines).encode()
         hashed.update(content)
         file.write(content)
@@ -110,30 +111,6 @@ def recorder(path: Path, *, after: int, begun: Beginning | None = None) -> Recor
 
     noted = lambda: {"digest": found, "record_sha256": hashed.hexdigest()}
     return Recorder(append, extend, noted, sync, file.close)
-
-
-# Of a number of numpy's as of Python's own.
-_REPR = float.__repr__
-
-
-def line(step: int, wall: float, values: Mapping[str, Any], speed: Mapping[str, float], link: str) -> str:
-    r"""A row of a record, as `json.dumps` writes it; `link` is its digest, of the speed five digits are kept.
-
-    Example:
-        >>> line(5, 1.5, {"loss": 0.1, "none": None}, {"steps": 123.456}, "0a")
-        '{"step": 5, "wall": 1.5, "loss": 0.1, "none": null, "speed": {"steps": 123.46}, "digest": "0a"}\n'
-    """
-    # Written out: where every step is recorded, the general encoder takes twice as long.
-    parts = [
-        f"{digest.quoted(name)}: {_REPR(value)}"
-        if isinstance(value, float) and math.isfinite(value)
-        else f"{digest.quoted(name)}: {json.dumps(value)}"
-        for name, value in values.items()
-    ]
-    if speed:
-        parts.append(f'"speed": {json.dumps({name: float(f"{value:.5g}") for name, value in speed.items()})}')
-    between = ", ".join([f'"step": {step}, "wall": {wall}', *parts, f'"digest": "{link}"'])
-    return f"{{{between}}}\n"
 
 
 def values(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float | str | None]:

@@ -50,13 +50,14 @@ def test_the_chain_depends_on_all_before():
     )
 
 
-def test_a_row_is_written_as_json_writes_it():
-    numbers = [0.1, -0.0, 5e-324, 1e16, 1e22, 2.0, 1 / 3, np.float64(1 / 3), 3, True, None, "nan", "-inf", [0.5]]
-    # No number of a run's, but a row that can be read all the same.
-    values = {f"a/{n}": value for n, value in enumerate([*numbers, float("nan"), -float("inf")])} | {'é"\\': 1.0}
-    row = {"step": 7, "wall": 1.5, **values, "speed": {"steps": 123.46}, "digest": "0a"}
-    assert record.line(7, 1.5, values, {"steps": 123.456}, "0a") == json.dumps(row) + "\n"
-    assert record.line(7, 1.5, {}, {}, "0a") == '{"step": 7, "wall": 1.5, "digest": "0a"}\n'
+def test_of_the_speed_five_digits_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(record.time, "time", lambda: 1.5)
+    recorder = record.recorder(tmp_path / "a", after=0)
+    recorder.append(7, {"loss": 1 / 3, "none": None}, 0, {"steps": 123.456})
+    recorder.close()
+    row = json.loads((tmp_path / "a").read_text())
+    assert row.pop("digest") == recorder.noted()["digest"]
+    assert row == {"step": 7, "wall": 1.5, "loss": 1 / 3, "none": None, "speed": {"steps": 123.46}}
 
 
 def test_rows_that_come_together_are_those_that_come_one_by_one(tmp_path, monkeypatch):
