@@ -8,17 +8,21 @@ import concurrent.futures
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import blake3
 import jax
 import numpy as np
 
 from jaxkit.checks import path_of
 
+T = TypeVar("T")
 # Parts are written, hashed and read at once, one a core; a larger array is a part of its own.
 PART_BYTES = 2**26
+# Not SHA-256: without the processor's own instructions for that, hashing takes longer than writing and reading.
+_BLAKE3 = "blake3:"
 # What the format has a name for; anything else is stored as bytes, and read as what the program says it is.
 _NAMES = {
     "bool": "BOOL",
@@ -41,7 +45,7 @@ def write(folder: Path, tree: Any) -> dict[str, str]:
     """Writes every array of a tree into files of a folder; they are on the disk when it returns.
 
     Returns:
-        {name of a file: SHA-256 of what is in it}.
+        {name of a file: BLAKE3 of what is in it}.
 
     Raises:
         OSError: they cannot be written.
@@ -61,9 +65,7 @@ def write(folder: Path, tree: Any) -> dict[str, str]:
         parts[-1][path] = array
         size += array.nbytes
     names = [f"state-{number}.safetensors" for number in range(len(parts))]
-    with _threads(len(parts)) as threads:
-        hashes = threads.map(_write_part, [folder / name for name in names], parts)
-        return dict(zip(names, hashes))
+    return dict(zip(names, on_threads(_write_part, [folder / name for name in names], parts)))
 
 
 def read(folder: Path, abstract: Any) -> Any:
@@ -85,9 +87,8 @@ def read(folder: Path, abstract: Any) -> Any:
 
 def read_all(folder: Path) -> dict[str, np.ndarray]:
     """Every array that was written into a folder, by its path: "state.params.dense_0.kernel"."""
-    paths = sorted(folder.glob("state-*.safetensors"))
-    with _threads(len(paths)) as threads:
-        return {name: array for part in threads.map(_read_part, paths) for name, array in part.items()}
+    parts = on_threads(_read_part, sorted(folder.glob("state-*.safetensors")))
+    return {name: array for part in parts for name, array in part.items()}
 
 
 def _named(tree: Any) -> dict[str, np.ndarray]:
@@ -129,15 +130,15 @@ def _write_part(path: Path, part: Mapping[str, np.ndarray]) -> str:
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
+    hashed = blake3.blake3()
     with path.open("wb") as file:
         for block in (len(text).to_bytes(8, "little"), text, *(_bytes(array) for array in part.values())):
             # Written and hashed without the interpreter's lock: the thread that trains goes on.
             file.write(block)
-            digest.update(block)
+            hashed.update(block)
         file.flush()
         os.fsync(file.fileno())
-    return digest.hexdigest()
+    return _BLAKE3 + hashed.hexdigest()
 
 
 def _bytes(array: np.ndarray) -> Any:
@@ -155,20 +156,32 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def sha256(paths: list[Path]) -> list[str]:
-    """The SHA-256 of each file, several at once.
+def hashes(paths: Sequence[Path], like: Sequence[str]) -> list[str]:
+    """The hash of each file, several at once, of the kind that it is to be compared with: "blake3:...".
+
+    `like` says what each is compared with; one without a name is SHA-256, as in checkpoints of earlier versions.
 
     Raises:
         OSError: one cannot be read.
     """
-    with _threads(len(paths)) as threads:
-        return list(threads.map(_sha256, paths))
+    return on_threads(_hash, paths, like)
 
 
-def _sha256(path: Path) -> str:
+def _hash(path: Path, like: str) -> str:
+    # By blocks and not by mapping it: where a disk fails, that is an error and not the end of the process.
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if like and ":" not in like:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        kind: Any = blake3.blake3  # names its arguments in its own way
+        return _BLAKE3 + hashlib.file_digest(file, kind).hexdigest()
 
 
-def _threads(most: int) -> concurrent.futures.ThreadPoolExecutor:
-    return concurrent.futures.ThreadPoolExecutor(max(1, min(most, os.cpu_count() or 1)))
+def on_threads(function: Callable[..., T], *arguments: Sequence[Any]) -> list[T]:
+    """What a function makes of each, in order, several at once; for what leaves the interpreter's lock to others.
+
+    Example:
+        >>> on_threads(pow, [2, 3], [3, 2])
+        [8, 9]
+    """
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as threads:
+        return list(threads.map(function, *arguments))

@@ -1,4 +1,4 @@
-"""Checkpoints: complete or they do not count: the manifest, with the SHA-256 of every file, comes last.
+"""Checkpoints: complete or they do not count: the manifest, with the hash of every file, comes last.
 
 One process writes the arrays itself (`runs.arrays`); what many processes share goes through Orbax. A directory
 without a manifest does not count, whatever is in it. Deleting goes the other way round: the manifest goes first.

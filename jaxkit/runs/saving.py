@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxkit.runs import checkpoints, process
+from jaxkit.runs import arrays, checkpoints, process
 
 
 class Saver(NamedTuple):
@@ -81,7 +81,8 @@ def saver(directory: Path, damaged: Collection[int] = ()) -> Saver:
         if jax.process_count() > 1:
             write(tree)
         else:
-            copy = jax.tree.map(_copied, jax.device_get(tree))
+            leaves, structure = jax.tree.flatten(jax.device_get(tree))
+            copy = jax.tree.unflatten(structure, arrays.on_threads(_copied, leaves))
             under_way = process.in_background(lambda: write(copy))
         stalled += time.monotonic() - began
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -108,14 +108,14 @@ def verify(checkpoint: Path) -> str | None:
     """
     try:
         manifest = files.read_json(checkpoint / MANIFEST) or {}
-        found = hashes(checkpoint)
+        wanted = manifest.get("files")
+        found = hashes(checkpoint, wanted if isinstance(wanted, dict) else {})
     except _DAMAGE as error:
         return f"{error.filename or checkpoint}: {error.strerror}"
     except UsageError as error:
         if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, _DAMAGE):
             raise error.__cause__ from None
         return f"{MANIFEST} is not readable"
-    wanted = manifest.get("files")
     if not isinstance(wanted, dict) or not wanted:
         return f"{MANIFEST} names no files"
     if str(manifest.get("step")) != checkpoint.name:
@@ -128,8 +128,8 @@ def verify(checkpoint: Path) -> str | None:
     return None
 
 
-def hashes(checkpoint: Path) -> dict[str, str]:
-    """The SHA-256 of every file of a checkpoint but its manifest, by its place in it.
+def hashes(checkpoint: Path, like: Mapping[str, Any] = {}) -> dict[str, str]:
+    """The hash of every file of a checkpoint but its manifest, by its place in it; of the kind in `like`.
 
     Raises:
         OSError: one cannot be read.
@@ -140,4 +140,5 @@ def hashes(checkpoint: Path) -> dict[str, str]:
 
     found = (Path(top, name) for top, _, names in os.walk(checkpoint, onerror=fail) for name in names)
     paths = sorted(path for path in found if path.is_file() and path != checkpoint / MANIFEST)
-    return dict(zip((str(path.relative_to(checkpoint)) for path in paths), arrays.sha256(paths)))
+    names = [str(path.relative_to(checkpoint)) for path in paths]
+    return dict(zip(names, arrays.hashes(paths, [str(like.get(name, "")) for name in names])))

@@ -1,6 +1,7 @@
 """Checkpoints in both forms: what is restored is what was saved, whatever the training does meanwhile."""
 
 import errno
+import hashlib
 import json
 import os
 
@@ -10,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jaxkit.runs import arrays, checkpoints, saving
+from jaxkit.runs import arrays, checkpoints, files, saving
 
 TREE = {
     "state": {
@@ -75,7 +76,8 @@ def test_a_large_state_is_many_files_which_other_programs_read(tmp_path, monkeyp
     tree = {f"layer_{n}": np.full((5, 4), n, np.float32) for n in range(4)}
     hashes = arrays.write(tmp_path, tree)
     assert list(hashes) == [f"state-{n}.safetensors" for n in range(4)]
-    assert list(hashes.values()) == arrays.sha256([tmp_path / name for name in hashes])
+    assert list(hashes.values()) == arrays.hashes([tmp_path / name for name in hashes], [""] * 4)
+    assert {kind for kind, _, _ in (found.partition(":") for found in hashes.values())} == {"blake3"}
     same(arrays.read(tmp_path, tree), tree)
     np.testing.assert_array_equal(
         safetensors.load_file(tmp_path / "state-2.safetensors")["layer_2"], tree["layer_2"]
@@ -104,7 +106,7 @@ def test_another_tree_is_refused_with_the_place(tmp_path, change, message):
         arrays.read(tmp_path, change(tree))
 
 
-def test_the_sha256_of_a_checkpoint_is_one_of_names_types_shapes_and_bits(tmp_path):
+def test_the_hash_of_a_checkpoint_is_one_of_names_types_shapes_and_bits(tmp_path):
     leaves = {"a": np.zeros((2, 3), np.float32), "b": np.ones(6, np.int32)}
     others = [
         leaves | {"a": np.array([[0, 0, 0], [0, 0, -0.0]], np.float32)},
@@ -119,6 +121,26 @@ def test_the_sha256_of_a_checkpoint_is_one_of_names_types_shapes_and_bits(tmp_pa
         found.append(checkpoints.manifest(tmp_path / str(number), 1)["files"]["state-0.safetensors"])
     assert found[0] == found[1]
     assert len(set(found)) == 1 + len(others)
+
+
+def test_a_manifest_of_an_earlier_version_has_sha256_and_is_held_to_it(tmp_path):
+    checkpoints.save(tmp_path, 1, {"w": np.arange(9.0)})
+    name, kept = "state-0.safetensors", tmp_path / "1" / "state-0.safetensors"
+    earlier = {"step": 1, "files": {name: hashlib.sha256(kept.read_bytes()).hexdigest()}}
+    files.write_json(tmp_path / "1" / checkpoints.MANIFEST, earlier)
+    assert checkpoints.verify(tmp_path / "1") is None
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    assert checkpoints.verify(tmp_path / "1") == f"{name} is not what was written"
+
+
+@pytest.mark.parametrize("noted", [3, None, "", "md5:00", "blake3:00"])
+def test_a_manifest_with_a_hash_of_no_kind_that_is_known_is_not_trusted(tmp_path, noted):
+    checkpoints.save(tmp_path, 1, {"w": np.arange(9.0)})
+    edited = {"step": 1, "files": {"state-0.safetensors": noted}}
+    files.write_json(tmp_path / "1" / checkpoints.MANIFEST, edited)
+    assert checkpoints.verify(tmp_path / "1") == "state-0.safetensors is not what was written"
 
 
 def test_two_arrays_of_one_name_are_refused(tmp_path):

@@ -203,7 +203,7 @@ def test_a_checkpoint_that_cannot_be_read_now_ends_the_start_and_nothing_is_lost
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
         module, name, what = {
-            "a file": (arrays, "_sha256", "30"),
+            "a file": (arrays, "_hash", "30"),
             "the manifest": (Path, "read_text", "manifest.json"),
             "the directory": (os, "stat", "manifest.json"),
             "all checkpoints": (os, "listdir", "checkpoints"),
