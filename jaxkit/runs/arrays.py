@@ -1,16 +1,18 @@
-"""A pytree of arrays as files: what one process writes of a state, fast, hashed while it is written.
+"""A pytree of arrays as files: what one process writes of a state, fast, and hashed.
 
 The files are in the safetensors format (a length, a header in JSON, the bytes), so that other programs read them.
-They are written here because what is hashed must be what is in memory, at the cost of one pass over it.
+They are written here because what is hashed must be what is in memory, and a write must take little of the
+training beside it: what is written does not go through the system's cache, where it can do without.
 """
 
 import concurrent.futures
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import blake3
 import jax
@@ -23,6 +25,8 @@ T = TypeVar("T")
 PART_BYTES = 2**26
 # Not SHA-256: without the processor's own instructions for that, hashing takes longer than writing and reading.
 _BLAKE3 = "blake3:"
+# What is written past the system's cache is, in memory and on the disk, whole blocks of at least the disk's size.
+_BLOCK = 4096
 # What the format has a name for; anything else is stored as bytes, and read as what the program says it is.
 _NAMES = {
     "bool": "BOOL",
@@ -41,8 +45,54 @@ _NAMES = {
 }
 
 
-def write(folder: Path, tree: Any) -> dict[str, str]:
-    """Writes every array of a tree into files of a folder; they are on the disk when it returns.
+class Part(NamedTuple):
+    """One file that is to be: its name, and what will be in it.
+
+    image: u8[...]: the file, and zeros up to a whole number of blocks; it begins where a block of memory does
+    size:  of the file, in bytes
+    """
+
+    name: str
+    image: np.ndarray
+    size: int
+
+
+class Packed(NamedTuple):
+    """A copy of every array of a tree, laid out as the files that `write` makes of it."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Of all files."""
+        return sum(part.size for part in self.parts)
+
+
+def pack(tree: Any) -> Packed:
+    """Copies every array of a tree.
+
+    Raises:
+        ValueError: two arrays have the same path.
+
+    Example:
+        >>> [part.name for part in pack({"w": np.zeros(3, np.float32)}).parts]
+        ['state-0.safetensors']
+    """
+    groups: list[dict[str, np.ndarray]] = [{}]
+    size = 0
+    for path, array in _named(tree).items():
+        if size and size + array.nbytes > PART_BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][path] = array
+        size += array.nbytes
+    return Packed(
+        tuple(on_threads(_pack, [f"state-{number}.safetensors" for number in range(len(groups))], groups))
+    )
+
+
+def write(folder: Path, packed: Packed) -> dict[str, str]:
+    """Writes what was packed into files of a folder; they are on the disk when it returns.
 
     Returns:
         {name of a file: BLAKE3 of what is in it}.
@@ -53,19 +103,11 @@ def write(folder: Path, tree: Any) -> dict[str, str]:
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     list(write(Path(folder), {"w": np.zeros(3, np.float32)}))
+        ...     list(write(Path(folder), pack({"w": np.zeros(3, np.float32)})))
         ['state-0.safetensors']
     """
-    parts: list[dict[str, np.ndarray]] = [{}]
-    size = 0
-    for path, array in _named(tree).items():
-        if size and size + array.nbytes > PART_BYTES:
-            parts.append({})
-            size = 0
-        parts[-1][path] = array
-        size += array.nbytes
-    names = [f"state-{number}.safetensors" for number in range(len(parts))]
-    return dict(zip(names, on_threads(_write_part, [folder / name for name in names], parts)))
+    names = [part.name for part in packed.parts]
+    return dict(zip(names, on_threads(_write, [folder / name for name in names], packed.parts)))
 
 
 def read(folder: Path, abstract: Any) -> Any:
@@ -118,31 +160,57 @@ def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     return array
 
 
-def _write_part(path: Path, part: Mapping[str, np.ndarray]) -> str:
+def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
     header: dict[str, Any] = {}
     offset = 0
-    for name, array in part.items():
+    for path, array in group.items():
         kind = _NAMES.get(array.dtype.name, "U8")
-        header[name] = {
+        header[path] = {
             "dtype": kind,
             "shape": list(array.shape),
             "data_offsets": [offset, offset := offset + array.nbytes],
         }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    hashed = blake3.blake3()
-    with path.open("wb") as file:
-        for block in (len(text).to_bytes(8, "little"), text, *(_bytes(array) for array in part.values())):
-            # Written and hashed without the interpreter's lock: the thread that trains goes on.
-            file.write(block)
-            hashed.update(block)
-        file.flush()
-        os.fsync(file.fileno())
-    return _BLAKE3 + hashed.hexdigest()
+    begin = len(text).to_bytes(8, "little") + text
+    image, size = _blocks(len(begin) + offset), len(begin)
+    image[:size] = np.frombuffer(begin, np.uint8)
+    for array in group.values():
+        # Copied without the interpreter's lock, as everything here that takes long.
+        np.copyto(image[size : size + array.nbytes], array.reshape(-1).view(np.uint8))
+        size += array.nbytes
+    image[size:] = 0
+    return Part(name, image, size)
 
 
-def _bytes(array: np.ndarray) -> Any:
-    return array.reshape(-1).view(np.uint8).data
+def _blocks(size: int) -> np.ndarray:
+    """Memory for so many bytes, in whole blocks."""
+    whole = size + -size % _BLOCK
+    memory = np.empty(whole + _BLOCK, np.uint8)
+    skipped = -memory.ctypes.data % _BLOCK
+    return memory[skipped : skipped + whole]
+
+
+def _write(path: Path, part: Part) -> str:
+    try:
+        _put(path, part, getattr(os, "O_DIRECT", 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        _put(path, part, 0)  # a file system that has it go through the cache
+    return _BLAKE3 + blake3.blake3(part.image[: part.size].data).hexdigest()
+
+
+def _put(path: Path, part: Part, way: int) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | way, 0o666)
+    try:
+        left = part.image.data
+        while left:
+            left = left[os.write(file, left) :]
+        os.ftruncate(file, part.size)
+        os.fsync(file)
+    finally:
+        os.close(file)
 
 
 def _read_part(path: Path) -> dict[str, np.ndarray]:

@@ -36,8 +36,9 @@ def save(
 ) -> None:
     """Writes `tree` as the checkpoint of a step, then deletes all but this and the whole one before it.
 
-    Waits until everything is on the disk. Of other steps those go that are `damaged`, and up to this one what a
-    kill has left behind without a manifest. `noted` says what the record holds, and stands in the manifest.
+    `tree` may be packed already (`arrays.pack`). Waits until everything is on the disk. Of other steps those go
+    that are `damaged`, and up to this one what a kill has left behind without a manifest. `noted` says what the
+    record holds, and stands in the manifest.
 
     With many processes each calls this and writes its part of what is sharded; the directory is one that all
     share. Process 0 does the rest. `sharded`: whether Orbax writes; None: where there are many processes.
@@ -46,19 +47,21 @@ def save(
         OSError: it cannot be written; the older checkpoints are as they were.
     """
     target, leads = directory / str(step), jax.process_index() == 0
-    if jax.process_count() == 1:
-        tree = jax.device_get(tree)
+    sharded = jax.process_count() > 1 if sharded is None else sharded
+    packed = tree if isinstance(tree, arrays.Packed) else None
+    if packed is None and not sharded:
+        packed = arrays.pack(jax.device_get(tree))
     if leads:
         _remove(target)
         target.mkdir(parents=True)
     try:
         if leads:
-            _check_free(target, sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
-        if jax.process_count() > 1 if sharded is None else sharded:
+            _check_free(target, packed.nbytes if packed else sum(leaf.nbytes for leaf in jax.tree.leaves(tree)))
+        if packed:
+            hashes = arrays.write(target, packed)
+        else:
             _save_sharded(target, tree)
             hashes = verifying.hashes(target) if leads else {}
-        else:
-            hashes = arrays.write(target, tree)
         if leads:
             files.write_json(target / MANIFEST, {"step": step, **noted, "files": hashes})
     except BaseException:

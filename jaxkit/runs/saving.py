@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from jaxkit.runs import arrays, checkpoints, process
 
@@ -55,7 +54,7 @@ def saver(directory: Path, damaged: Collection[int] = ()) -> Saver:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     found = saver(Path(folder))
-        ...     found.save(3, {"w": np.zeros(2)}, {})
+        ...     found.save(3, {"w": jax.numpy.zeros(2)}, {})
         ...     found.wait()
         ...     checkpoints.steps(Path(folder))
         [3]
@@ -81,14 +80,9 @@ def saver(directory: Path, damaged: Collection[int] = ()) -> Saver:
         if jax.process_count() > 1:
             write(tree)
         else:
-            leaves, structure = jax.tree.flatten(jax.device_get(tree))
-            copy = jax.tree.unflatten(structure, arrays.on_threads(_copied, leaves))
+            # The next step takes over the memory of this state.
+            copy = arrays.pack(jax.device_get(tree))
             under_way = process.in_background(lambda: write(copy))
         stalled += time.monotonic() - began
 
     return Saver(save, done, lambda: stalled)
-
-
-def _copied(leaf: Any) -> Any:
-    # The next step takes over the memory of this state, and of what is on a CPU device_get gives a view.
-    return np.array(leaf) if isinstance(leaf, np.ndarray) and not leaf.flags.owndata else leaf

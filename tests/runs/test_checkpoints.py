@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 
+import blake3
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -62,7 +63,7 @@ def test_keys_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
         "key": jax.random.key(3),
         "small": np.array([0.5, 1.0]).astype(ml_dtypes.float8_e4m3fn),
     }
-    arrays.write(tmp_path, tree)
+    arrays.write(tmp_path, arrays.pack(tree))
     found = arrays.read(tmp_path, tree)
     assert found["none"].shape == (0, 3)
     assert found["key"] == tree["key"]
@@ -74,7 +75,7 @@ def test_a_large_state_is_many_files_which_other_programs_read(tmp_path, monkeyp
     safetensors = pytest.importorskip("safetensors.numpy")
     monkeypatch.setattr(arrays, "PART_BYTES", 100)
     tree = {f"layer_{n}": np.full((5, 4), n, np.float32) for n in range(4)}
-    hashes = arrays.write(tmp_path, tree)
+    hashes = arrays.write(tmp_path, arrays.pack(tree))
     assert list(hashes) == [f"state-{n}.safetensors" for n in range(4)]
     assert list(hashes.values()) == arrays.hashes([tmp_path / name for name in hashes], [""] * 4)
     assert {kind for kind, _, _ in (found.partition(":") for found in hashes.values())} == {"blake3"}
@@ -82,6 +83,36 @@ def test_a_large_state_is_many_files_which_other_programs_read(tmp_path, monkeyp
     np.testing.assert_array_equal(
         safetensors.load_file(tmp_path / "state-2.safetensors")["layer_2"], tree["layer_2"]
     )
+
+
+@pytest.mark.parametrize("where", ["the disk", "refuses at open", "refuses at write", "has no such flag"])
+def test_a_file_system_that_wants_its_cache_gets_the_same_bytes(tmp_path, monkeypatch, where):
+    packed = arrays.pack({"w": np.arange(3000, dtype=np.float32), "b": np.array([True])})
+    opened, written, ways = os.open, os.write, []
+
+    def open_it(path, flags, *rest):
+        ways.append(flags & os.O_DIRECT)
+        if where == "refuses at open" and ways[-1]:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path))
+        return opened(path, flags, *rest)
+
+    def write_it(file, content):
+        if where == "refuses at write" and ways[-1]:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return written(file, content[:4096])
+
+    monkeypatch.setattr(os, "open", open_it)
+    monkeypatch.setattr(os, "write", write_it)
+    if where == "has no such flag":
+        monkeypatch.setattr(os, "O_DIRECT", 0)
+    hashes = arrays.write(tmp_path, packed)
+    monkeypatch.undo()
+    (part,) = packed.parts
+    content = (tmp_path / part.name).read_bytes()
+    assert content == part.image[: part.size].tobytes()
+    assert len(content) % 4096 != 0
+    assert hashes == {part.name: f"blake3:{blake3.blake3(content).hexdigest()}"}
+    assert len(ways) == (2 if "refuses" in where else 1)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +132,7 @@ def test_a_large_state_is_many_files_which_other_programs_read(tmp_path, monkeyp
 )
 def test_another_tree_is_refused_with_the_place(tmp_path, change, message):
     tree = {"a": np.zeros(2, np.float32), "b": np.zeros((2, 3))}
-    arrays.write(tmp_path, tree)
+    arrays.write(tmp_path, arrays.pack(tree))
     with pytest.raises(ValueError, match=message):
         arrays.read(tmp_path, change(tree))
 
@@ -145,7 +176,7 @@ def test_a_manifest_with_a_hash_of_no_kind_that_is_known_is_not_trusted(tmp_path
 
 def test_two_arrays_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the same path"):
-        arrays.write(tmp_path, {"a.b": np.zeros(2), "a": {"b": np.ones(2)}})
+        arrays.pack({"a.b": np.zeros(2), "a": {"b": np.ones(2)}})
 
 
 def test_a_form_of_many_processes_is_read_by_one_and_the_other_way_round(tmp_path):
