@@ -3,8 +3,8 @@
     python benchmarks/checkpoints.py [MEGABYTES]
 
 Judged by the seconds of training that a save takes, not by how long the call blocks. Beside it stand a raw write
-with fsync and a raw read of as many bytes, and the same through Orbax, all in the same rounds. What was read before
-comes from memory; "from the disk" is after the system was asked to forget it, as on another day.
+with fsync and a raw read of as many bytes, and the same through Orbax, all in the same rounds. What was read
+before comes from memory; "from the disk" is after the system was asked to forget it, as on another day.
 """
 
 import itertools
