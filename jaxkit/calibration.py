@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxkit import checks
-from jaxkit.means import add, included, numbers, ratio, require_examples
+from jaxkit.means import add, included, numbers, of_classes, ratio, require_examples
 
 # Each bin of confidence is kept as this many narrower ones, between which the adaptive bins are cut: half of
 # them spread evenly, half crowded towards the upper edge, since a trained network is sure of most it sees.
@@ -69,7 +69,8 @@ def calibration(
 ) -> Calibration:
     """Expected calibration error, its equal-mass form, the Brier score and the reliability diagram.
 
-    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Calibration.
+    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Calibration. A label
+    that is no class makes the errors and the Brier score nan.
 
     Raises:
         ValueError: shapes do not fit each other; num_bins < 1.
@@ -85,8 +86,8 @@ def calibration(
     mask = included(mask, labels.shape)
     p = jax.nn.softmax(jnp.asarray(logits, jnp.float32))
     confidence = jnp.max(p, axis=-1)
-    correct = jnp.argmax(p, axis=-1) == labels
-    brier = jnp.sum((p - jax.nn.one_hot(labels, p.shape[-1])) ** 2, axis=-1)
+    correct = of_classes(jnp.argmax(p, axis=-1) == labels, labels, p.shape[-1])
+    brier = of_classes(jnp.sum((p - jax.nn.one_hot(labels, p.shape[-1])) ** 2, axis=-1), labels, p.shape[-1])
     bins = _narrow_bins(confidence, num_bins)
     count, right, sure = (
         _histogram(bins, jnp.where(mask, values, 0.0), num_bins * FINE).reshape(num_bins, FINE)

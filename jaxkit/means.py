@@ -122,6 +122,17 @@ def included(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:
     return jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (len(shape) - mask.ndim)), shape)
 
 
+def of_classes(values: Any, labels: jax.Array, num_classes: int) -> jax.Array:
+    """The values, f32[...], and nan where a label is none of 0 to num_classes - 1: a wrong number is worse.
+
+    Example:
+        >>> of_classes(1.0, jnp.array([0, 2, 3, -1]), 3).tolist()
+        [1.0, 1.0, nan, nan]
+    """
+    labels = jnp.asarray(labels)
+    return jnp.where((labels >= 0) & (labels < num_classes), jnp.asarray(values, jnp.float32), jnp.nan)
+
+
 def mean(values: jax.Array, mask: jax.Array | None = None) -> Mean:
     """The `Mean` of per-example values, without those that the mask leaves out.
 

@@ -1,7 +1,8 @@
 """Metrics: `(outputs, targets, mask=None, *, hyperparameters) -> additive state`.
 
 States of disjoint examples are added, over batches, devices and hosts, and computed once: the sum of the
-parts is the whole. Where the mask is False an example leaves no trace, whatever is in it. Counts are float32,
+parts is the whole. Where the mask is False an example leaves no trace, whatever is in it; a label that is no
+class, negative ones included, makes the result nan, never a mistake of the model. Counts are float32,
 exact up to 2^24 in one state; the run loop adds states on the host in float64.
 """
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxkit import checks, losses
 from jaxkit.calibration import calibration as calibration
 from jaxkit.calibration import ranking as ranking
-from jaxkit.means import Mean, add, included, mean, numbers, ratio, require_examples
+from jaxkit.means import Mean, add, included, mean, numbers, of_classes, ratio, require_examples
 from jaxkit.regression import R2 as R2
 from jaxkit.regression import absolute_error as absolute_error
 from jaxkit.regression import r2 as r2
@@ -42,7 +43,8 @@ __all__ = [
 def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> Mean:
     """The share of examples whose label has the largest logit; of equal ones the first counts.
 
-    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Mean.
+    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Mean. A label that is no
+    class makes the result nan.
 
     Raises:
         ValueError: shapes do not fit each other.
@@ -53,13 +55,15 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
         0.75
     """
     checks.labels(logits, labels)
-    return mean(jnp.argmax(jnp.asarray(logits), axis=-1) == labels, mask)
+    correct = jnp.argmax(jnp.asarray(logits), axis=-1) == labels
+    return mean(of_classes(correct, labels, logits.shape[-1]), mask)
 
 
 def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, *, k: int) -> Mean:
     """The share of examples whose label is among the k largest logits; of equal ones the first count.
 
-    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Mean.
+    logits [..., classes], labels int[...], mask bool[...] with as many or fewer axes -> Mean. A label that is no
+    class makes the result nan.
 
     Raises:
         ValueError: shapes do not fit each other; k is not between 1 and the number of classes.
@@ -74,7 +78,7 @@ def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, *
     if k > logits.shape[-1]:
         raise ValueError(f"k: came {k}, wanted at most the number of classes, {logits.shape[-1]}")
     found = jax.lax.top_k(jnp.asarray(logits), k)[1] == jnp.asarray(labels)[..., None]
-    return mean(jnp.any(found, axis=-1), mask)
+    return mean(of_classes(jnp.any(found, axis=-1), labels, logits.shape[-1]), mask)
 
 
 class Confusion(NamedTuple):
@@ -134,12 +138,11 @@ def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = Non
     """
     checks.labels(logits, labels)
     labels, num_classes = jnp.asarray(labels), logits.shape[-1]
-    # nan, not its neighbour's count: indexing takes -1 for the last class, and drops what is beyond it.
-    known = (labels >= 0) & (labels < num_classes)
-    weights = jnp.where(included(mask, labels.shape), jnp.where(known, 1.0, jnp.nan), 0.0)
+    weights = jnp.where(included(mask, labels.shape), of_classes(1.0, labels, num_classes), 0.0)
     predicted = jnp.argmax(jnp.asarray(logits), axis=-1)
     empty = jnp.zeros((num_classes, num_classes), jnp.float32)
-    return Confusion(empty.at[jnp.where(known, labels, 0), predicted].add(weights))
+    # Clipped, so that the nan of a label that is no class is added, and not dropped.
+    return Confusion(empty.at[jnp.clip(labels, 0, num_classes - 1), predicted].add(weights))
 
 
 class Perplexity(NamedTuple):
@@ -212,7 +215,7 @@ def bits_per_byte(
         per_token = table
     elif table.ndim:
         # nan, not its neighbour's bytes, for a token that the table lacks.
-        per_token = table.at[jnp.asarray(targets)].get(mode="fill", fill_value=jnp.nan)
+        per_token = of_classes(table[jnp.clip(targets, 0, table.size - 1)], targets, table.size)
     else:
         per_token = jnp.full(targets.shape, table)
     nats = mean(loss(outputs, targets), mask)

@@ -193,7 +193,7 @@ class Examples(NamedTuple):
 
 
 class Stream(Protocol):
-    """Batches by number: `stream[n]` for any n, in any order, with no history."""
+    """Batches by number: `stream[n]` for any n, in any order, with no history; endless, so never iterated over."""
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         """Batch `step`."""

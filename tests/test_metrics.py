@@ -342,9 +342,24 @@ def test_adaptive_error_is_small_where_it_matters():
 @pytest.mark.parametrize("label", [-1, 3])
 def test_a_label_that_is_no_class_is_counted_for_none(label):
     logits, labels = np.eye(3, dtype=np.float32), np.array([0, 1, label])
+    mask = np.array([True, True, False])
     assert np.isnan(metrics.confusion(logits, labels).compute()["f1_macro"])
-    masked = metrics.confusion(logits, labels, np.array([True, True, False]))
+    masked = metrics.confusion(logits, labels, mask)
     np.testing.assert_array_equal(masked.matrix, np.diag([1.0, 1.0, 0.0]))
+    calibration = metrics.calibration(logits, labels).compute()
+    assert all(np.isnan(calibration[name]) for name in ("ece", "adaptive_ece", "brier"))
+    assert metrics.calibration(logits, labels, mask).compute()["brier"] > 0
+    for metric in (metrics.accuracy, partial(metrics.top_k, k=2), metrics.perplexity, metrics.bits_per_byte):
+        assert np.isnan(metric(logits, labels).compute())
+        assert np.isfinite(metric(logits, labels, mask).compute())
+
+
+def test_a_token_that_the_table_lacks_has_no_bytes():
+    for token in (-1, 2):
+        state = metrics.bits_per_byte(
+            None, np.array([0, token]), token_bytes=(1, 9), loss=lambda outputs, labels: np.ones(2, np.float32)
+        )
+        assert np.isnan(state.compute())
 
 
 def test_confusion_is_the_references():

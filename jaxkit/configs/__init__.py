@@ -8,7 +8,7 @@ from jaxkit.configs.building import ALLOWED, build
 from jaxkit.configs.calls import check_calls
 from jaxkit.configs.fields import check_fields
 from jaxkit.configs.frozen import Frozen, fingerprint, freeze, from_json, thaw, to_json
-from jaxkit.configs.paths import MISSING, Difference, differences, differing, override, replace
+from jaxkit.configs.paths import MISSING, Difference, check_paths, differences, differing, override, replace
 from jaxkit.configs.reading import read, split_overrides, variants
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "build",
     "check_calls",
     "check_fields",
+    "check_paths",
     "differences",
     "differing",
     "fingerprint",

@@ -103,6 +103,26 @@ def replace(config: Any, values: Mapping[str, Any]) -> Frozen:
     return config
 
 
+def check_paths(paths: Sequence[str], *trees: Any, flag: str) -> None:
+    """Checks that each path is in at least one of some configs.
+
+    Raises:
+        UsageError: one is in none; with the flag that named it, and the nearest name in the last config.
+
+    Example:
+        >>> check_paths(["model.width"], {"model": {}}, {"model": {"width": 8}}, flag="--path")
+    """
+    for path in paths:
+        for tree in trees:
+            try:
+                replace(tree, {path: None})
+                break
+            except UsageError as error:
+                problem = error
+        else:
+            raise UsageError(f"{flag}={path}: {problem}")
+
+
 def override(config: Any, overrides: Sequence[tuple[str, str]]) -> Frozen:
     """A config changed by (path, text) from a command line; the text is read as the type that stands there.
 

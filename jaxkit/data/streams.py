@@ -83,6 +83,13 @@ class Shuffled:
         indices = self.indices(step)
         return self.examples.read(indices if self.rows is None else indices[self.rows])
 
+    def __iter__(self) -> Iterator[Any]:
+        # Python would make one of `__getitem__`, and list(stream) would then fill the memory.
+        raise TypeError(
+            "stream: has no end to iterate to; ask for batches by number: stream[n], or for batches 0 to 99"
+            " data.prefetch(stream, 0, 100)"
+        )
+
 
 def shuffled(examples: Examples, *, batch_size: int, seed: int, rows: np.ndarray | None = None) -> Shuffled:
     """An endless stream of full batches: epoch after epoch, each in an order of its own.
@@ -99,6 +106,7 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int, rows: np.ndarray
 
     Raises:
         ValueError: `batch_size` is below 1 or `seed` negative; by `stream[n]`: n is negative.
+        TypeError: by `for batch in stream`, `list(stream)`: it has no end; `prefetch(stream, start, stop)` has.
 
     Example:
         >>> from jaxkit import data

@@ -41,6 +41,7 @@ def check(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequenc
     if is_run(workdir):
         _check_same_run(workdir, config, experiment, allow)
         return
+    configs.check_paths(allow, config, flag="--allow-config-change")
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise UsageError(f"workdir: {existing} is a file; choose another with --workdir=DIR")
@@ -132,6 +133,7 @@ def _check_same_run(workdir: Path, config: configs.Frozen, experiment: str, allo
         raise UsageError(
             f"workdir: {workdir} holds a run of {owner}, this is {experiment}; choose another with --workdir=DIR"
         )
+    configs.check_paths(allow, read_config(workdir), config, flag="--allow-config-change")
     allowed = lambda path: any(path == name or path.startswith(f"{name}.") for name in allow)
     changed = [row for row in configs.differences(read_config(workdir), config) if not allowed(row[0])]
     if changed:

@@ -15,7 +15,7 @@ usage: python {experiment} --config=FILE.py[:VARIANTS] [--workdir=DIR] [--config
   --config.PATH=VALUE    changes one value of it: --config.optimizer.weight_decay=0
   --workdir=DIR          the run directory (default: runs/EXPERIMENT-CONFIG-FINGERPRINT); the same command resumes
   --allow-config-change=PATH
-                         go on with a run although its config differs there: layout, num_steps, log_every
+                         go on with the run in --workdir although its config differs there: layout, num_steps
   --distributed          one run on many processes, as Slurm, Open MPI or Kubernetes has started them, each with
                          this same command; they share the run directory
   --distributed=HOST:PORT,NUM_PROCESSES,PROCESS_ID
@@ -75,6 +75,11 @@ def parse(argv: Sequence[str]) -> Flags | None:
         values[name] = text
     if "--config" not in values:
         raise UsageError("there is no --config; write --config=configs/NAME.py (see --help)")
+    if allow and "--workdir" not in values:
+        raise UsageError(
+            "--allow-config-change: goes on with the run in --workdir=DIR, so name that; without it another config"
+            " starts another run"
+        )
     debug, distributed = "--debug" in values, values.get("--distributed")
     return Flags(values["--config"], overrides, values.get("--workdir"), debug, distributed, tuple(allow))
 

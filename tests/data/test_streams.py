@@ -41,6 +41,12 @@ def test_the_stream_is_one_permutation_after_the_other(size, batch_size, seed):
         assert sorted(epoch) == list(range(size))
 
 
+@pytest.mark.parametrize("use", [iter, list, lambda stream: list(zip(range(2), stream))])
+def test_an_endless_stream_is_not_iterated_over(use):
+    with pytest.raises(TypeError, match=r"no end .*stream\[n\].*data\.prefetch\(stream, 0, 100\)"):
+        use(data.shuffled(examples_of(5), batch_size=2, seed=0))
+
+
 def test_epochs_and_seeds_differ():
     first, second = (data.shuffled(examples_of(100), batch_size=100, seed=seed) for seed in (0, 1))
     orders = [stream[n]["x"].tolist() for stream in (first, second) for n in range(3)]

@@ -48,7 +48,22 @@ def test_only_what_is_allowed_may_change(tmp_path):
         run(tmp_path / "run", num_steps=10, seed=4, layout=LAYOUTS["fsdp 4"])
     with pytest.raises(UsageError, match=r"config\.num_steps was 10, now 20"):
         run(tmp_path / "run", num_steps=20, allow=("layout",))
+    for typo, near in (("num_step", "num_steps"), ("model.feature", "features")):
+        for folder in ("run", "new"):
+            with pytest.raises(UsageError, match=f"--allow-config-change={typo}: config.* did you mean '{near}'"):
+                run(tmp_path / folder, num_steps=20, allow=("num_steps", typo))
     assert (tmp_path / "run" / directory.CONFIG).read_bytes() == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_path_that_only_the_old_or_the_new_config_has_may_be_allowed(tmp_path):
+    old = test_loop.config(model=MODEL)
+    new = configs.freeze({**old, "model": {**MODEL, "dropout": 0.0}})
+    for first, then in ((old, new), (new, old)):
+        folder = tmp_path / configs.fingerprint(first)
+        with directory.claim(folder, first, "blobs"):
+            pass
+        directory.check(folder, then, "blobs", ("model.dropout",))
 
 
 def test_a_split_state_has_the_digest_of_the_whole_one():
@@ -63,7 +78,8 @@ def test_a_split_state_has_the_digest_of_the_whole_one():
 
 
 def test_the_flag_is_read():
-    given = flags.parse(
-        ["x.py", "--config=c.py", "--allow-config-change=config.layout", "--allow-config-change=a"]
-    )
-    assert given.allow == ("layout", "a")
+    given = ["x.py", "--config=c.py", "--allow-config-change=config.layout", "--allow-config-change=a"]
+    assert flags.parse([*given, "--workdir=d"]).allow == ("layout", "a")
+    # The default directory is named after the config, so with another config it is another.
+    with pytest.raises(UsageError, match="--workdir=DIR"):
+        flags.parse(given)
