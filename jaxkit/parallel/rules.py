@@ -14,14 +14,16 @@ from jaxkit.types import Rules
 # The kernels of which tensor parallelism splits the inputs, not the outputs: the second of each pair.
 _SECOND_OF_A_PAIR = r"(^|[._])(out|output|down|dense_1)\.kernel$"
 _VOCABULARY = r"(^|\.)embedding$"
+# Of a model with an embedding this makes the logits, from what is not split: the second of no pair.
+_LOGITS = "output.kernel"
 
 
 def by_size(*, fsdp: int, tensor: int) -> Rules:
     """Rules that fit any model: "tensor" on the outputs of a kernel, "fsdp" on its largest other axis.
 
     A kernel of which the second of a pair is made (out, output, down) is split by its inputs instead, and an
-    embedding by its vocabulary (Shoeybi et al. 2019, "Megatron-LM"). What does not divide, and what has one
-    axis, stays whole.
+    embedding by its vocabulary (Shoeybi et al. 2019, "Megatron-LM"), and so is the kernel `output.kernel` that
+    makes the logits beside one. What does not divide, and what has one axis, stays whole.
 
     Args:
         fsdp: the size of that axis of the mesh.
@@ -35,17 +37,21 @@ def by_size(*, fsdp: int, tensor: int) -> Rules:
     """
 
     def rules(params):
-        return {path: _by_size(path, leaf.shape, fsdp, tensor) for path, leaf in params.items()}
+        has_vocabulary = any(re.search(_VOCABULARY, path) for path in params)
+        by_outputs = {_LOGITS} if has_vocabulary else set()
+        return {
+            path: _by_size(path, leaf.shape, fsdp, tensor, path not in by_outputs) for path, leaf in params.items()
+        }
 
     return rules
 
 
-def _by_size(path: str, shape: tuple[int, ...], fsdp: int, tensor: int) -> PartitionSpec:
+def _by_size(path: str, shape: tuple[int, ...], fsdp: int, tensor: int, paired: bool) -> PartitionSpec:
     axes: list[str | None] = [None] * len(shape)
     # The leading axis of what is stacked over layers is walked along by a loop, and is never split.
     first = 1 if path.startswith("blocks.") else 0
     if len(shape) - first >= 2:
-        by_inputs = re.search(_SECOND_OF_A_PAIR, path) or re.search(_VOCABULARY, path)
+        by_inputs = (paired and re.search(_SECOND_OF_A_PAIR, path)) or re.search(_VOCABULARY, path)
         wanted = len(shape) - 2 if by_inputs else len(shape) - 1
         if tensor > 1 and shape[wanted] % tensor == 0:
             axes[wanted] = "tensor"
