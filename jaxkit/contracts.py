@@ -1,5 +1,6 @@
 """What the parts of an experiment are, and return, held to the contracts in `types`."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,20 @@ def outputs(returned: Any) -> tuple[Any, Any]:
     return returned
 
 
+def optimizer(given: Any) -> None:
+    """Checks that it is an optimizer of optax, or has the same two functions.
+
+    Raises:
+        TypeError: it is something else, such as a function that would make one.
+
+    Example:
+        >>> import optax; optimizer(optax.sgd(0.1))
+    """
+    if not (callable(getattr(given, "init", None)) and callable(getattr(given, "update", None))):
+        how = f"; call it: {given.__name__}(...)" if hasattr(given, "__name__") else ", such as optax.adam(1e-3)"
+        raise TypeError(f"optimizer: came {checks.describe(given)}, wanted (init, update){how}")
+
+
 def losses(values: Any, shape: tuple[int, ...]) -> None:
     """Checks what a loss returned: floats of that shape.
 
@@ -64,16 +79,26 @@ def metrics(given: Any, *taken: str) -> None:
     """Checks that metrics are {name: function}, none with a name that is taken.
 
     Raises:
-        TypeError: something else.
+        TypeError: something else, or a function that does not take (outputs, targets, mask).
         ValueError: a name that is taken.
 
     Example:
-        >>> metrics({"error": lambda outputs, targets, mask: None}, "loss")
+        >>> metrics({"error": lambda outputs, targets, mask=None: None}, "loss")
     """
     if not isinstance(given, Mapping) or not all(map(callable, given.values())):
         raise TypeError(
             f"metrics: came {checks.describe(given)}, wanted {{name: function}}: {{'accuracy': metrics.accuracy}}"
         )
+    for name, function in given.items():
+        try:
+            inspect.signature(function).bind(None, None, None)
+        except TypeError as error:
+            raise TypeError(
+                f"metrics: {name!r} cannot be called with (outputs, targets, mask): {error};"
+                " what more it takes, functools.partial gives"
+            ) from None
+        except ValueError:
+            pass  # a signature that cannot be looked up
     for name in taken:
         if name in given:
             raise ValueError(f"metrics: came one called {name!r}, which is measured anyway: give it another name")

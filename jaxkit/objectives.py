@@ -172,4 +172,8 @@ def _check_classes(logits, labels, num_classes: int) -> None:
 
 def _check_same_shape(outputs, targets) -> None:
     if outputs.shape != targets.shape:
-        raise ValueError(f"outputs: came {checks.describe(outputs)}, wanted the targets' shape {targets.shape}")
+        alone = outputs.shape == (*targets.shape, 1)
+        how = "; targets[:, None] in the data gives them that axis" if alone else ""
+        raise ValueError(
+            f"outputs: came {checks.describe(outputs)}, wanted the targets' shape {targets.shape}{how}"
+        )

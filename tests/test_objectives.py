@@ -162,6 +162,9 @@ def test_regression_refuses_targets_of_another_shape(shape):
     wanted = r"outputs: came float32\[4,2\], wanted the targets' shape \(" + str(shape[0])
     with pytest.raises(ValueError, match=wanted):
         value_of(objective, batch)
+    if shape == (4,):
+        with pytest.raises(ValueError, match=r"shape \(4,\); targets\[:, None\] in the data gives them that axis"):
+            value_of(objective, {**batch, "inputs": np.zeros((4, 1), np.float32)})
 
 
 def test_a_loss_that_is_not_per_example_is_refused():
@@ -191,6 +194,15 @@ def test_no_metric_may_take_the_name_of_the_loss(name):
 def test_metrics_are_functions_by_name(name, given):
     with pytest.raises(TypeError, match=r"metrics: came \w+, wanted {name: function}"):
         MAKERS[name](metrics=given)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_metric_takes_the_mask_too(name):
+    message = r"metrics: 'error' cannot be called with \(outputs, targets, mask\): too many positional arguments"
+    with pytest.raises(TypeError, match=message):
+        MAKERS[name](metrics={"error": lambda outputs, targets: None})
+    with pytest.raises(TypeError, match=r"'top_k' .* missing a required argument: 'k'; .* functools\.partial"):
+        MAKERS[name](metrics={"top_k": metrics.top_k})
 
 
 def test_a_linen_module_is_no_model_yet():

@@ -242,6 +242,11 @@ def test_microbatches_that_do_not_divide_are_named():
 def test_an_objective_that_returns_something_else_is_named():
     with pytest.raises(TypeError, match=r"objective: came ArrayImpl, wanted \(Mean"):
         updates.gradients(lambda *_: jnp.zeros(()))(jnp.zeros(2), {}, {}, jax.random.key(0))
+    with pytest.raises(TypeError, match=r"its loss: came float32\[\], wanted a Mean: means\.mean\(losses, mask\)"):
+        updates.gradients(lambda p, *_: (jnp.sum(p), ({}, {})))(jnp.zeros(2), {}, {}, jax.random.key(0))
+    rate = lambda p, *_: (Mean(jnp.sum(p), 1.0), ({"rate": jnp.float32(0.1)}, {}))
+    with pytest.raises(ValueError, match=r"objective: metric 'rate': came float32\[\], wanted an additive state"):
+        updates.gradients(rate)(jnp.zeros(2), {}, {}, jax.random.key(0))
 
 
 def test_ema_is_the_weighted_mean_of_the_parameters_seen():
@@ -274,6 +279,39 @@ def test_ema_of_bfloat16_parameters_does_not_stall():
 def test_without_an_ema_the_average_is_the_parameters():
     state = updates.init_state(jnp.array(3.0), {}, optax.adam(1e-3))
     assert updates.averaged(state) is state.params
+
+
+def test_an_average_of_some_parameters_leaves_the_others_as_they_are():
+    params = {"backbone": {"kernel": jnp.float32(1.0)}, "head": jnp.float32(3.0), "scale": jnp.float32(5.0)}
+    labels = {"backbone": "frozen", "head": "fast", "scale": "slow"}
+    of = lambda decay: optax.chain(optax.sgd(1.0), updates.ema(decay=decay))
+    optimizer = optax.multi_transform({"frozen": optax.set_to_zero(), "fast": of(0.0), "slow": of(0.5)}, labels)
+    objective = lambda p, e, b, k: (Mean(sum(jax.tree.leaves(p)), 1.0), ({}, e))
+    update = updates.step(updates.gradients(objective), optimizer)
+    state = updates.init_state(params, {}, optimizer)
+    assert updates.averaged(state) == params
+    for _ in range(2):
+        state, _ = update(state, {}, jax.random.key(0))
+    # 5 goes to 4, then 3; with decay 0.5: (0.25 * 4 + 0.5 * 3) / 0.75 = 10 / 3. Decay 0 has the newest.
+    found = updates.averaged(state)
+    assert (found["backbone"]["kernel"], found["head"]) == (1.0, 1.0)
+    assert float(found["scale"]) == pytest.approx(10 / 3, rel=1e-6)
+
+
+def test_an_optimizer_that_wants_the_loss_is_given_its_mean():
+    # Polyak's step with a least loss of 0: loss / |gradient|^2 = 4 / 1, so 4 - 4 * 1 = 0.
+    optimizer = optax.chain(optax.polyak_sgd(max_learning_rate=100.0), updates.ema(decay=0.9))
+    objective = lambda p, e, b, k: (Mean(2 * p, jnp.float32(2)), ({}, e))
+    for step in (updates.step, updates.guarded_step):
+        update = step(updates.gradients(objective), optimizer)
+        state, _ = update(updates.init_state(jnp.float32(4.0), {}, optimizer), {}, jax.random.key(0))
+        assert float(state.params) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_what_is_no_optimizer_is_named():
+    for make in (updates.step, updates.guarded_step, lambda *given: updates.init_state({}, {}, given[-1])):
+        with pytest.raises(TypeError, match=r"optimizer: came function, .*call it: adam\(\.\.\.\)"):
+            make(lambda *_: None, optax.adam)
 
 
 @pytest.mark.parametrize("decay", [1.0, -0.1])

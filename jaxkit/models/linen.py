@@ -35,7 +35,7 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
         rngs: the streams that the module draws from in training; each gets a key of its own, by name.
 
     Raises:
-        TypeError: not an instance of a Linen module.
+        TypeError: not an instance of a Linen module, or its `__call__` wants more than inputs and a switch.
         ValueError: from `apply`: the module draws and there is no key, or a stream that is not in `rngs`;
             or the inputs do not fit the parameters.
 
@@ -51,6 +51,16 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
     if isinstance(rngs, str):
         raise TypeError(f"rngs: came {rngs!r}, wanted a tuple of names: ({rngs!r},)")
     taken = inspect.signature(type(module).__call__).parameters
+    # `self`, the inputs, and a switch: whatever else it cannot do without, nobody would give it.
+    required = [
+        n for n, p in taken.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    unknown = [name for name in required[2:] if name not in _SWITCHES]
+    if unknown:
+        raise TypeError(
+            f"module: {type(module).__name__}.__call__ wants {unknown[0]!r}; beside its inputs a module is given"
+            f" {', '.join(_SWITCHES)} only: call it so, or give it a default"
+        )
 
     def switch(train):
         return {name: value(train) for name, value in _SWITCHES.items() if name in taken}

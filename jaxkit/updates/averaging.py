@@ -54,6 +54,8 @@ def ema(*, decay: float) -> optax.GradientTransformation:
 def averaged(state: State) -> Params:
     """The averaged parameters where the optimizer keeps an `ema`, else the parameters themselves.
 
+    So too for those that optax.masked or optax.multi_transform keep from it.
+
     Example:
         >>> optimizer = optax.chain(optax.sgd(0.1), ema(decay=0.9))
         >>> from jaxkit.updates import init_state
@@ -61,11 +63,18 @@ def averaged(state: State) -> Params:
         3.0
     """
     is_ema = lambda node: isinstance(node, EmaState)
-    found = [node for node in jax.tree.leaves(state.opt_state, is_leaf=is_ema) if is_ema(node)]
-    if not found:
-        return state.params
-    weight, total = found[0]
+    params = state.params
+    # Each of several may have parameters of its own; of two with the same, the first counts.
+    for node in reversed(jax.tree.leaves(state.opt_state, is_leaf=is_ema)):
+        if is_ema(node):
+            params = _averaged(node, params)
+    return params
+
+
+def _averaged(state: EmaState, params: Params) -> Params:
     # Before the first update there is nothing to average yet.
-    started = weight > 0
-    divisor = jnp.where(started, weight, 1)
-    return jax.tree.map(lambda t, p: jnp.where(started, t / divisor, p).astype(p.dtype), total, state.params)
+    started = state.weight > 0
+    divisor = jnp.where(started, state.weight, 1)
+    masked = lambda node: isinstance(node, optax.MaskedNode)
+    of = lambda t, p: p if masked(t) else jnp.where(started, t / divisor, p).astype(p.dtype)
+    return jax.tree.map(of, state.total, params, is_leaf=masked)

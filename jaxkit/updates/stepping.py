@@ -7,16 +7,17 @@ import jax.numpy as jnp
 import optax
 from jax.ad_checkpoint import checkpoint_name
 
-from jaxkit import checks, random
+from jaxkit import checks, contracts, random
 from jaxkit.means import Mean
-from jaxkit.types import Gradients, Params, State, Update
+from jaxkit.types import Gradients, Metrics, Params, State, Update
 from jaxkit.updates.summing import sums
 
 
 def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Update:
     """One update: divide the summed gradients once, apply the optimizer once.
 
-    A batch in which no example counts makes the parameters nan; `guarded_step` skips it.
+    An optimizer that takes more arguments is given the mean loss of the batch as `value`. A batch in which no
+    example counts makes the parameters nan; `guarded_step` skips it.
 
     Returns:
         (state, batch, key) -> (state, metrics); `state.step` is folded into the key.
@@ -32,10 +33,11 @@ def step(gradients: Gradients, optimizer: optax.GradientTransformation) -> Updat
         >>> round(float(state.params), 3), int(state.step)
         (2.7, 1)
     """
+    contracts.optimizer(optimizer)
 
     def update(state: State, batch, key):
         summed, metrics, extra = sums(gradients(state.params, state.extra, batch, random.at(key, state.step)))
-        return _apply(optimizer, state, _named(summed.compute()), extra), metrics
+        return _apply(optimizer, state, _named(summed.compute()), extra, metrics), metrics
 
     return update
 
@@ -57,6 +59,7 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
         >>> float(state.params), int(state.step), float(metrics["skipped"].compute())
         (3.0, 1, 1.0)
     """
+    contracts.optimizer(optimizer)
 
     def update(state: State, batch, key):
         summed, metrics, extra = sums(gradients(state.params, state.extra, batch, random.at(key, state.step)))
@@ -64,7 +67,7 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
         # Judged before the optimizer, so that choosing costs no pass over its state of its own. Where the squares
         # are finite, so are the moments that adaptive optimizers keep.
         good = jnp.isfinite(optax.tree.norm(mean, squared=True)) & _finite((metrics, extra))
-        new = _apply(optimizer, state, mean, extra)
+        new = _apply(optimizer, state, mean, extra, metrics)
         kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
         metrics = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), metrics)
         skipped = Mean(1.0 - good.astype(jnp.float32), jnp.float32(1))
@@ -79,8 +82,13 @@ def _named(gradients: Params) -> Params:
     return jax.tree_util.tree_map_with_path(named, gradients)
 
 
-def _apply(optimizer: optax.GradientTransformation, state: State, mean: Params, extra: Any) -> State:
-    updates, opt_state = optimizer.update(mean, state.opt_state, state.params)
+def _apply(
+    optimizer: optax.GradientTransformation, state: State, mean: Params, extra: Any, metrics: Metrics
+) -> State:
+    # Some of optax want the loss as well: polyak_sgd, contrib.reduce_on_plateau.
+    more = {"value": metrics["loss"].compute()} if "loss" in metrics else {}
+    update = optax.with_extra_args_support(optimizer).update
+    updates, opt_state = update(mean, state.opt_state, state.params, **more)
     return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, extra)
 
 
@@ -92,8 +100,12 @@ def _finite(tree: Any) -> jax.Array:
 def init_state(params: Params, extra: Any, optimizer: optax.GradientTransformation) -> State:
     """The state before the first update.
 
+    Raises:
+        TypeError: the optimizer is none, such as optax.adam without its call.
+
     Example:
         >>> int(init_state({"w": jnp.ones(3)}, {}, optax.adam(1e-3)).step)
         0
     """
+    contracts.optimizer(optimizer)
     return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), extra)

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks, random
+from jaxkit import checks, contracts, random
 from jaxkit.means import Mean, add, share
 from jaxkit.types import Gradients, Objective
 from jaxkit.updates.looping import loop
@@ -19,6 +19,7 @@ def gradients(objective: Objective) -> Gradients:
 
     Raises:
         TypeError: when traced: the objective does not return (Mean, (metrics, extra)).
+        UsageError: likewise: one of its metrics is no additive state.
 
     Example:
         >>> def objective(params, extra, batch, key):
@@ -33,11 +34,17 @@ def gradients(objective: Objective) -> Gradients:
         returned = objective(params, extra, batch, key)
         try:
             loss, (metrics, new_extra) = returned
-            return loss.total, (jax.tree.map(jnp.asarray, (loss, metrics)), new_extra)
-        except (TypeError, ValueError, AttributeError):
+        except (TypeError, ValueError):
             raise TypeError(
                 f"objective: came {type(returned).__name__}, wanted (Mean, ({{name: additive}}, extra))"
             ) from None
+        if not (hasattr(loss, "total") and hasattr(loss, "count")):
+            raise TypeError(
+                f"objective: its loss: came {checks.describe(loss)}, wanted a Mean: means.mean(losses, mask)"
+                " of one number for each example"
+            )
+        contracts.measured("objective", metrics)
+        return loss.total, (jax.tree.map(jnp.asarray, (loss, metrics)), new_extra)
 
     def summed(params, extra, batch, key):
         (_, ((loss, metrics), extra)), grads = jax.value_and_grad(total, has_aux=True)(params, extra, batch, key)

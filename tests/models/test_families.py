@@ -263,6 +263,11 @@ IDENTITY = Model(lambda key, inputs: ({}, {}), lambda params, extra, inputs, *, 
         (lambda: models.cnn(num_classes=2, activation="gelu"), TypeError, '{"function": "jax.nn.gelu"}'),
         (lambda: models.resnet(num_classes=2, depth=20), ValueError, "depth: came 20, wanted one of 18, 34, 50"),
         (lambda: models.resnet(num_classes=2, norm="layer"), ValueError, "norm: came 'layer', wanted"),
+        (
+            lambda: models.from_linen(switched("is_training")),
+            TypeError,
+            "module: Switched.__call__ wants 'is_training'; beside its inputs a module is given train, training,",
+        ),
         (lambda: models.from_linen(nn.Dense), TypeError, "module: came the class Dense, wanted an instance"),
         (
             lambda: models.from_linen(nn.Dense(2), rngs="dropout"),
