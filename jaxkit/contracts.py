@@ -1,6 +1,7 @@
 """What the parts of an experiment are, and return, held to the contracts in `types`."""
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,18 @@ def named(part: str, function: Callable[..., Any], *args: Any) -> Any:
         line = next((line for line in str(error).splitlines() if line.strip()), "")
         # These two say what is wrong by themselves; of a KeyError the text is the key alone.
         kind = "" if line and isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        raise checks.UsageError(f"{part}: {kind}{line}{_place(error)}") from error
+        raise checks.UsageError(f"{part}: {kind}{line}{called_for(line)}{_place(error)}") from error
+
+
+def called_for(line: str) -> str:
+    """How the line of an error goes on that is usual where a config has "function" for "call"; "" after others.
+
+    Example:
+        >>> called_for("affine() takes 0 positional arguments but 2 were given")
+        "; is a 'function' of the config meant as a 'call'?"
+    """
+    usual = r"takes 0 positional arg|multiple values for argument|'(functools\.partial|function)' object has no"
+    return "; is a 'function' of the config meant as a 'call'?" if re.search(usual, line) else ""
 
 
 def _place(error: Exception) -> str:

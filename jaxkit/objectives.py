@@ -154,7 +154,14 @@ def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], tar
     mask = batch.get("mask")
     # Losses of other libraries compute in the dtype that they are given.
     outputs = in_float32(outputs)
-    values = loss(outputs, batch[targets])
+    try:
+        values = loss(outputs, batch[targets])
+    except (TypeError, ValueError) as error:
+        # "Incompatible shapes", says jax, and not of what. Errors with a form of their own stay as they are.
+        if type(error) not in (TypeError, ValueError):
+            raise
+        given = ", ".join(checks.describe(x) for x in (outputs, batch[targets]))
+        raise type(error)(f"loss({given}): {error}") from error
     if len(checks.shape_of("loss", values)) > 1:
         values = jnp.mean(values.reshape(values.shape[0], -1), axis=1)
     contracts.losses(values, batch[targets].shape[:1])

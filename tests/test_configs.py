@@ -355,6 +355,11 @@ TAKES = "It takes: width, depth, rate, sizes, on"
             f"config.m: parts.component takes no argument 'zzz'. {TAKES}",
         ),
         ({"call": "parts.component"}, f"config.m: parts.component needs 'width'. {TAKES}"),
+        (
+            {"call": "jaxkit.losses.cross_entropy", "label_smoothing": 0.1},
+            "config.m: jaxkit.losses.cross_entropy needs 'logits', 'labels'; write 'function' for 'call' where it"
+            " is called later, with arrays. It takes: logits, labels, label_smoothing, z_loss",
+        ),
         ({"call": "parts.component", "width": 1.0}, "config.m.width: came 1.0, wanted int (parts.component)"),
         (
             {"call": "parts.component", "width": True},

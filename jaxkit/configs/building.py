@@ -113,7 +113,9 @@ def _check(
     required = [k for k, p in by_name.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
     missing = [key for key in required if key not in given]
     if missing and not partial:
-        raise UsageError(f"{where}: {name} needs {', '.join(map(repr, missing))}. {takes}")
+        arrays = any("array" in described(_annotation(by_name[key])).lower() for key in missing)
+        how = "; write 'function' for 'call' where it is called later, with arrays" if arrays else ""
+        raise UsageError(f"{where}: {name} needs {', '.join(map(repr, missing))}{how}. {takes}")
 
 
 def _annotation(parameter: inspect.Parameter | None) -> Any:

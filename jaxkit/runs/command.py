@@ -86,6 +86,8 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
     Raises:
         UsageError: names the line of the recipe, and what is wrong there.
     """
+    from jaxkit import contracts
+
     try:
         made = recipe(config)
     except UsageError:
@@ -93,10 +95,8 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in frames if frame.name == "recipe"), frames[-1])
-        text = f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}"
-        raise UsageError(text.splitlines()[0]) from error
-    from jaxkit import contracts
-
+        line = f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}".splitlines()[0]
+        raise UsageError(line + contracts.called_for(line)) from error
     contracts.recipe(made)
     return made
 

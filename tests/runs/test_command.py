@@ -97,6 +97,18 @@ MISTAKES = {
         ["--config=configs/mnist.py:model=mlp"],
         "(data_dir, JAXKIT_DATA, TFDS_DATA_DIR), and preparing it needs ",
     ),
+    "an optimizer that is not called": (
+        [*SMALL, "--config.optimizer={'function': 'optax.adamw', 'learning_rate': 0.1}"],
+        "'functools.partial' object has no attribute 'init'; is a 'function' of the config meant as a 'call'?",
+    ),
+    "an augmentation that is not called": (
+        [*SMALL, "--config.augment={'function': 'jaxkit.data.affine'}"],
+        "error: update: affine() takes 0 positional arguments but 2 were given; is a 'function' of the config",
+    ),
+    "a loss of other shapes": (
+        [*SMALL, "--config.loss={'function': 'optax.sigmoid_binary_cross_entropy'}"],
+        "error: update: loss(float32[128,10], int32[128]): ",
+    ),
     "no steps a call": (
         [*SMALL, "--config.steps_per_call=0"],
         "config.steps_per_call: came 0, wanted an int >= 1, or None to choose",
