@@ -106,12 +106,12 @@ def _checked(
     config = configs.replace(config, {"writers": ()})
     configs.check_calls(config, allow=(*configs.ALLOWED, *allow))
     recorded = [row["step"] for row in record.read(run / directory.METRICS)]
-    if not recorded:
-        raise UsageError(f"{run}: has recorded no step yet; there is nothing to compare with")
     for saved in checkpoints.steps(run / directory.CHECKPOINTS)[-1:]:
         # What is compared with must be what the run has written.
         manifest = checkpoints.manifest(run / directory.CHECKPOINTS, saved)
         record.beginning(run / directory.METRICS, after=saved, noted=manifest)
+    if not recorded:
+        raise UsageError(f"{run}: has recorded no step yet; there is nothing to compare with")
     if steps is not None and steps < 1:
         raise UsageError(f"--steps: came {steps}, wanted at least 1")
     if keep is not None and keep.exists():

@@ -91,13 +91,17 @@ def experiment(noted: Mapping[str, Any], code: Path, said: str) -> Path:
     `said` is how a message calls the code.
 
     Raises:
-        UsageError: it is no Python file of the code.
+        UsageError: it is no Python file of the code, or not named.
     """
     name = noted.get("experiment") or next(iter(noted.get("command", [])[1:]), "")
+    if not name:
+        raise UsageError(
+            "provenance.json: is missing, or names no experiment: what the run ran is not known; restore it"
+        )
     path = code / name
     if path.suffix != ".py" or not path.is_file() or not path.resolve().is_relative_to(code.resolve()):
         raise UsageError(
-            f"experiment: {name or 'nothing'} is no file of {said}; give the command in the repository of the run,"
+            f"experiment: {name} is no file of {said}; give the command in the repository of the run,"
             " and look at what it has before it is run"
         )
     return path

@@ -327,7 +327,7 @@ def test_a_directory_that_is_no_run_is_one_line(tmp_path, capsys):
         ({"command": ["python", "{outside}"]}, "experiment: {outside} is no file of the project here"),
         ({"command": 5}, "command: came 5, wanted list"),
         ({"command": ["python", 5]}, "command: came 5, wanted str"),
-        ({"command": []}, "experiment: nothing is no file of the project here"),
+        ({"command": []}, "provenance.json: is missing, or names no experiment: what"),
         ({"experiment": "logs.py", "git": "x"}, "git: came 'x', wanted dict"),
         ({"experiment": "logs.py", "resumed": [5]}, "resumed: came 5, wanted dict"),
     ],

@@ -189,7 +189,9 @@ def test_a_patch_that_does_not_fit_is_one_line(run, capsys, repository):
 def test_flags_and_directories_that_make_no_sense_are_one_line(run, capsys, tmp_path):
     assert "--steps: came 0, wanted at least 1" in refused(run, capsys, "--steps=0")
     assert "is there already" in refused(run, capsys, f"--keep={tmp_path}")
-    (run / "metrics.jsonl").write_text("")
+    (run / "metrics.jsonl").unlink()
+    assert "metrics.jsonl: rows up to step " in refused(run, capsys)
+    shutil.rmtree(run / "checkpoints")
     assert "has recorded no step yet" in refused(run, capsys)
     (run / directory.PROVENANCE).unlink()
     assert "has no provenance.json" in refused(run, capsys)
