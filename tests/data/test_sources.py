@@ -1,7 +1,10 @@
+import re
+
 import numpy as np
 import pytest
 
 from jaxkit import data, errors
+from jaxkit.data import opening
 
 
 def test_arrays_reads_in_the_order_asked_for():
@@ -69,3 +72,53 @@ def test_what_is_no_data_is_named(fields, num_classes, message):
         data.arrays(fields, name="mine", num_classes=num_classes)
     assert str(caught.value).startswith("mine/all: ")
     assert "\n" not in str(caught.value)
+
+
+def own(*, in_memory=True, **changes):
+    """A source of one's own, and what is off in it."""
+    source = data.arrays({"x": np.zeros((5, 2)), "y": np.arange(5)}, name="mine", num_classes={"y": 5})
+    examples = source.open()
+    more = {} if in_memory else {"arrays": None}
+    return source._replace(open=lambda: examples._replace(**more, **changes))
+
+
+X, Y = np.zeros((5, 2), np.float32), np.arange(5, dtype=np.int32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"manifest": None}, "its manifest lacks 'name'; jaxkit.data.manifests.manifest makes one"),
+        ({"manifest": {"name": "mine"}}, "its manifest lacks 'version'"),
+        # Indices are promised to be within bounds on the devices: the last example would be read again and again.
+        ({"size": 7}, "size: came 7, but its arrays have 5 examples"),
+        ({"arrays": {"x": X}}, "came without 'y', wanted the fields x, y"),
+        ({"arrays": {"x": X, "y": Y + 1}}, "y: came 5 at example 4, wanted 0..4"),
+    ],
+)
+def test_a_source_of_ones_own_that_is_off_is_named_when_it_is_opened(changes, message):
+    with pytest.raises(errors.UsageError, match="config.data.train: mine/all: " + re.escape(message)):
+        opening.opened({"train": own(**changes)})
+
+
+def test_what_opens_to_something_else_is_named():
+    with pytest.raises(errors.UsageError, match=r"mine/all: open: came dict, wanted types\.Examples"):
+        opening.opened({"train": own()._replace(open=dict)})
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([X, Y], "read: came list, wanted {name: array[n, ...]}"),
+        ({"x": X}, "came without 'y', wanted the fields x, y"),
+        ({"x": X[:, :1], "y": Y}, "x: came float32[5,1], wanted float32[n,2]"),
+        ({"x": X, "y": Y.astype(np.int64)}, "y: came int64[5], wanted int32[n]"),
+        ({"x": X, "y": Y - 1}, "y: came -1 at example 0, wanted 0..4"),
+    ],
+)
+def test_each_batch_that_is_read_is_held_to_the_schema(batch, message):
+    examples = opening.opened({"train": own(in_memory=False, read=lambda indices: batch)})["train"]
+    with pytest.raises(errors.UsageError, match="mine/all: " + re.escape(message)):
+        examples.read(np.arange(5))
+    good = opening.opened({"train": own(in_memory=False)})["train"]
+    assert good.read(np.array([3]))["y"].tolist() == [3]
