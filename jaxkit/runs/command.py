@@ -84,10 +84,11 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
     """`recipe(config)`, with what it raises for a bad value in one line.
 
     Raises:
-        UsageError: names the line of the recipe, and what is wrong there.
+        UsageError: names the line of the recipe, and what is wrong there; there are no such devices.
     """
-    from jaxkit import contracts
+    from jaxkit import backends, contracts
 
+    backends.check()
     try:
         made = recipe(config)
     except UsageError:
@@ -138,8 +139,10 @@ def run(
 
     from jaxkit.data import opening
     from jaxkit.recipe import plan
-    from jaxkit.runs import feeding, leading, together
+    from jaxkit.runs import feeding, leading, together, watchdog
 
+    for name in (watchdog.ENVIRONMENT, process.STOP_SECONDS):
+        process.seconds_of(name)
     built = compose(recipe, config)
     # The preflight and the loop trace them once between them.
     init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))

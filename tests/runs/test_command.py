@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxkit import backends
 from jaxkit.cli import planning
 from jaxkit.errors import UsageError
 from jaxkit.proofs import children
@@ -142,6 +143,33 @@ def test_a_mistake_is_one_line_and_leaves_nothing(name, tmp_path, capsys, monkey
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["JAXKIT_STEP_SECONDS", "JAXKIT_STOP_SECONDS"])
+def test_a_setting_that_is_no_time_is_seen_before_anything_is_made(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(TOP)
+    monkeypatch.setenv(name, "soon")
+    code, out, err = main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err == f"error: {name}: came 'soon', wanted a number of seconds above 0\n"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(backends._accelerators(), reason="of a machine without one")
+@pytest.mark.parametrize("platform", ["cuda", "nosuch"])
+def test_devices_that_are_not_there_are_one_line(platform, tmp_path):
+    told = subprocess.run(
+        [sys.executable, EXPERIMENT, *SMALL, f"--workdir={tmp_path / 'run'}"],
+        cwd=TOP,
+        env=os.environ | {"JAX_PLATFORMS": platform},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.returncode == 2
+    assert f"error: JAX_PLATFORMS: came '{platform}', but jax finds no such device here" in told.stderr
+    assert "Traceback" not in told.stderr
     assert not (tmp_path / "run").exists()
 
 
