@@ -5,10 +5,12 @@ Only here (and in `data`) are disk, clock, processes and environment touched.
 
 import importlib
 
+_MODULE_OF = {"main": "command", "reopen": "reopening"}
+
 
 def __getattr__(name: str):
-    if name == "main":
-        return importlib.import_module("jaxkit.runs.command").main
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"jaxkit.runs.{_MODULE_OF[name]}"), name)
     try:
         return importlib.import_module(f"jaxkit.runs.{name}")
     except ModuleNotFoundError as error:
