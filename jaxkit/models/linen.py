@@ -37,7 +37,7 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
     Raises:
         TypeError: not an instance of a Linen module, or its `__call__` wants more than inputs and a switch.
         ValueError: from `apply`: the module draws and there is no key, or a stream that is not in `rngs`;
-            or the inputs do not fit the parameters.
+            or the inputs do not fit the parameters; or a collection in `extra` grows, as with `sow`.
 
     Example:
         >>> model = from_linen(nn.Dense(10))
@@ -85,6 +85,9 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
         if not train:
             return result, extra
         outputs, changed = result
+        for name in changed:
+            if jax.tree.structure(changed[name]) != jax.tree.structure(extra[name]):
+                raise ValueError(_explain_growth(module, name))
         return outputs, {**extra, **changed}
 
     return Model(init, apply)
@@ -122,4 +125,12 @@ def _explain_shape(module: nn.Module, inputs: Any, error: Exception) -> str:
     return (
         f"inputs: came {came}, which {type(module).__name__} cannot take with these parameters; "
         f"wanted the shape that init saw, but for the batch: {said}"
+    )
+
+
+def _explain_growth(module: nn.Module, name: str) -> str:
+    return (
+        f"extra: the collection {name!r} of {type(module).__name__} comes out in another form than it went in, and"
+        " would be compiled anew at each step; `sow` adds to what is there: let it replace that, with"
+        " reduce_fn=lambda old, new: new and init_fn=lambda: None"
     )

@@ -193,6 +193,32 @@ def test_a_module_is_told_whether_it_trains_by_its_own_name(name, in_training):
     assert model.apply({}, {}, x)[0] is not in_training
 
 
+class Sowing(nn.Module):
+    """Gives a loss of its own beside its outputs."""
+
+    how: dict
+
+    @nn.compact
+    def __call__(self, x):
+        self.sow("losses", "size", jnp.mean(x), **self.how)
+        return x
+
+
+def test_what_a_module_sows_may_not_grow_from_step_to_step():
+    x, replacing = jnp.ones((2, 3)), {"reduce_fn": lambda old, new: new, "init_fn": lambda: None}
+    model = models.from_linen(Sowing(replacing))
+    _, extra = model.init(jax.random.key(0), x)
+    for _ in range(2):
+        _, extra = model.apply({}, extra, x, train=True)
+        assert float(extra["losses"]["size"]) == 1.0
+    model = models.from_linen(Sowing({}))
+    _, extra = model.init(jax.random.key(0), x)
+    with pytest.raises(
+        ValueError, match=r"extra: the collection 'losses' of Sowing .* reduce_fn=lambda old, new: new"
+    ):
+        model.apply({}, extra, x, train=True)
+
+
 class Noisy(nn.Module):
     """Draws from two streams, whenever it is called."""
 
