@@ -86,7 +86,8 @@ def from_linen(module: nn.Module, *, rngs: tuple[str, ...] = ("dropout",)) -> Mo
             return result, extra
         outputs, changed = result
         for name in changed:
-            if jax.tree.structure(changed[name]) != jax.tree.structure(extra[name]):
+            went_in, came_out = (str(jax.tree.structure(tree[name])) for tree in (extra, changed))
+            if went_in != came_out:
                 raise ValueError(_explain_growth(module, name))
         return outputs, {**extra, **changed}
 
