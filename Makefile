@@ -15,8 +15,10 @@ PYTEST := $(BIN)/python -m pytest -q
 # Each process has a part of the files as they stand: what the tests of a file share is made once. One more than there
 # are cores, because tests of processes and browsers mostly wait.
 IN_PARTS := -n 3 --dist worksteal
+# mypy is one process: beside the tests it takes what they leave.
+TYPES_AND_TESTS := @$(MAKE) --no-print-directory --jobs=2 types tests
 
-.PHONY: train test test-core check long crash bench peers lock format
+.PHONY: train test test-core check types tests long crash bench peers lock format
 
 train: $(INSTALLED)
 	@$(BIN)/python experiments/image_classification.py --config=configs/digits.py
@@ -24,8 +26,7 @@ train: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
-	$(PYTEST) $(IN_PARTS) -m "not long"
+	$(TYPES_AND_TESTS) WHICH="not long"
 
 # What a second interpreter is held to: the functional core, without the slow tests and the notebook.
 test-core: $(INSTALLED)
@@ -34,8 +35,13 @@ test-core: $(INSTALLED)
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(TYPES_AND_TESTS) WHICH="not slow and not long"
+
+types:
 	$(BIN)/mypy
-	$(PYTEST) $(IN_PARTS) -m "not slow and not long"
+
+tests:
+	$(PYTEST) $(IN_PARTS) -m "$(WHICH)"
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -30,13 +30,17 @@ def sources(*, in_memory: bool):
 
 
 def on_disk(examples: Examples) -> Examples:
-    """The same, as if it were too large for memory; it notes how many rows are read, and hangs if asked to."""
+    """The same, as if it were too large for memory; it notes how many rows are read.
+
+    If asked to it hangs: for ever, or until there is such a file.
+    """
     noted, hangs_after = os.environ.get("BLOBS_NOTED"), int(os.environ.get("BLOBS_HANG_AFTER", "-1"))
-    count = itertools.count()
+    count, until = itertools.count(), Path(os.environ.get("BLOBS_HANG_UNTIL", "/nowhere"))
 
     def read(indices):
         if next(count) == hangs_after:
-            time.sleep(3600)
+            while not until.exists():
+                time.sleep(0.05)
         if noted:
             with Path(noted).open("a") as file:
                 file.write(f"{len(indices)}\n")

@@ -570,13 +570,16 @@ def test_ctrl_c_saves_and_spares_the_writers_until_all_rows_are_sent(tmp_path):
     run, sent = tmp_path / "run", tmp_path / "sent"
     command = [sys.executable, "tests/runs/blobs.py", "--config=tests/runs/blobs_config.py", f"--workdir={run}"]
     command += [f"--config.{name}=1000000" for name in ("num_steps", "eval_every", "checkpoint_every")]
-    command += ["--config.layout={'call': 'jaxkit.parallel.jit'}", "--config.log_every=100"]
+    command += ["--config.layout={'call': 'jaxkit.parallel.jit'}", "--config.log_every=10"]
+    # Behind some 30 steps it waits for the writer: of a million it would have many rows to send.
+    command += ["--config.in_memory=False"]
     command += [f"--config.writers=({{'call': 'reporting.lines', 'path': '{sent}'}},)"]
     # Where the signal is ignored, as in the background of a shell, a child would ignore it too.
     ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
     log = tmp_path / "log"
     try:
-        environment = children.environment() | {"BLOBS_ALONE": "0.1"}
+        waits = {"BLOBS_HANG_AFTER": "30", "BLOBS_HANG_UNTIL": str(sent)}
+        environment = children.environment() | {"BLOBS_ALONE": "0.1"} | waits
         with children.started(command, log=log, environment=environment, directory=TOP) as process:
             while not sent.exists():
                 assert process.poll() is None, log.read_text()
@@ -588,7 +591,7 @@ def test_ctrl_c_saves_and_spares_the_writers_until_all_rows_are_sent(tmp_path):
     stands, steps = directory.status(run), [row["step"] for row in record.read(run / directory.METRICS)]
     assert stands["status"] == "interrupted"
     # The rows of whole intervals, and a checkpoint of the step that it was in.
-    assert steps == list(range(100, stands["step"] + 1, 100))
+    assert steps == list(range(10, stands["step"] + 1, 10))
     assert checkpoints.steps(run / directory.CHECKPOINTS) == [stands["step"]]
     assert "the same command goes on from there" in log.read_text()
     assert "warning" not in log.read_text()
