@@ -7,7 +7,6 @@ training beside it: what is written does not go through the system's cache, wher
 
 import concurrent.futures
 import errno
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ T = TypeVar("T")
 # Parts are written, hashed and read at once, one a core; a larger array is a part of its own.
 PART_BYTES = 2**26
 # Not SHA-256: without the processor's own instructions for that, hashing takes longer than writing and reading.
-_BLAKE3 = "blake3:"
+BLAKE3 = "blake3:"
 # What is written past the system's cache is, in memory and on the disk, whole blocks of at least the disk's size.
 _BLOCK = 4096
 # What the format has a name for; anything else is stored as bytes, and read as what the program says it is.
@@ -198,7 +197,7 @@ def _write(path: Path, part: Part) -> str:
         if error.errno != errno.EINVAL:
             raise
         _put(path, part, 0)  # a file system that has it go through the cache
-    return _BLAKE3 + blake3.blake3(part.image[: part.size].data).hexdigest()
+    return BLAKE3 + blake3.blake3(part.image[: part.size].data).hexdigest()
 
 
 def _put(path: Path, part: Part, way: int) -> None:
@@ -222,26 +221,6 @@ def _read_part(path: Path) -> dict[str, np.ndarray]:
         name: content[slice(*entry["data_offsets"])].view(names[entry["dtype"]]).reshape(entry["shape"])
         for name, entry in header.items()
     }
-
-
-def hashes(paths: Sequence[Path], like: Sequence[str]) -> list[str]:
-    """The hash of each file, several at once, of the kind that it is to be compared with: "blake3:...".
-
-    `like` says what each is compared with; one without a name is SHA-256, as in checkpoints of earlier versions.
-
-    Raises:
-        OSError: one cannot be read.
-    """
-    return on_threads(_hash, paths, like)
-
-
-def _hash(path: Path, like: str) -> str:
-    # By blocks and not by mapping it: where a disk fails, that is an error and not the end of the process.
-    with path.open("rb") as file:
-        if like and ":" not in like:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        kind: Any = blake3.blake3  # names its arguments in its own way
-        return _BLAKE3 + hashlib.file_digest(file, kind).hexdigest()
 
 
 def on_threads(function: Callable[..., T], *arguments: Sequence[Any]) -> list[T]:

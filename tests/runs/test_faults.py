@@ -16,7 +16,7 @@ import pytest
 
 from jaxkit import cli, configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import arrays, checkpoints, compare, directory, files, leading, record, saving, sending
+from jaxkit.runs import checkpoints, compare, directory, files, leading, record, saving, sending, verifying
 
 TOP = Path(__file__).parent.parent.parent
 CONFIG = configs.freeze({"num_steps": 30, "seed": 0})
@@ -203,7 +203,7 @@ def test_a_checkpoint_that_cannot_be_read_now_ends_the_start_and_nothing_is_lost
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     with monkeypatch.context() as patch:
         module, name, what = {
-            "a file": (arrays, "_hash", "30"),
+            "a file": (verifying, "_hash", "30"),
             "the manifest": (Path, "read_text", "manifest.json"),
             "the directory": (os, "stat", "manifest.json"),
             "all checkpoints": (os, "listdir", "checkpoints"),
