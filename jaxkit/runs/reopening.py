@@ -27,6 +27,11 @@ def reopen(
 
     Raises:
         UsageError: no run, no checkpoint yet or none that is whole, an experiment that makes another state.
+
+    Example:
+        >>> reopen(lambda config: None, "runs/there_is_none")
+        Traceback (most recent call last):
+        jaxkit.errors.UsageError: runs/there_is_none: ...
     """
     run = Path(run)
     config = configs.replace(
