@@ -1,5 +1,7 @@
 """The forms that a transformer takes on a CPU to be fast give the numbers of the plain ones."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,16 @@ def test_attention_in_halves_is_attention(length, kv_heads):
     heads = draw(2, length, 4, 8), draw(2, length, kv_heads, 8), draw(3, length, kv_heads, 8)[:2]
     plain = lambda *heads: jax.nn.dot_product_attention(*heads, is_causal=True, implementation="xla")
     check_derivatives(attention._plain, plain, *heads)
+
+
+def test_attention_multiplies_matrices():
+    """Rows and columns beside batch and heads, backward too: with an axis more, XLA copies what it multiplies."""
+    heads = draw(2, 8, 4, 8), draw(2, 8, 2, 8), draw(2, 8, 2, 8)
+    total = lambda *heads: jnp.sum(attention._plain(*heads))
+    program = jax.jit(jax.grad(total, (0, 1, 2))).lower(*heads).as_text()
+    shapes = re.findall(r"dot_general.*: \(tensor<([0-9x]+)xf32>, tensor<([0-9x]+)xf32>\)", program)
+    assert shapes
+    assert all(shape.count("x") == 3 for pair in shapes for shape in pair), shapes
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])
