@@ -71,28 +71,26 @@ def causal(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array, *, 
 def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> jax.Array:
     batch, length, num_heads, size = q_BxLxNxH.shape
     num_kv_heads = k_BxLxKxH.shape[2]
-    grouped = (q_BxLxNxH / size**0.5).reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, size)
-    q_BxKxGxLxH = grouped.transpose(0, 2, 3, 1, 4)
-    k_BxKxLxH, v_BxKxLxH = (x.transpose(0, 2, 1, 3) for x in (k_BxLxKxH, v_BxLxKxH))
+    q_BxLxKxGxH = (q_BxLxNxH / size**0.5).reshape(batch, length, num_kv_heads, num_heads // num_kv_heads, size)
 
     def rows(begin: int, end: int) -> jax.Array:
         """What the queries of these positions attend to: nothing that comes after the last of them."""
-        q, k, v = q_BxKxGxLxH[:, :, :, begin:end], k_BxKxLxH[:, :, :end], v_BxKxLxH[:, :, :end]
+        q = q_BxLxKxGxH[:, begin:end].transpose(0, 2, 3, 1, 4)
+        k, v = (x[:, :end].transpose(0, 2, 1, 3) for x in (k_BxLxKxH, v_BxLxKxH))
         # All queries of a head of keys are rows of one matrix. With an axis more, XLA on a CPU copies and turns
         # what it multiplies, a sixteenth of a small GPT's step.
-        scores = jnp.einsum(
-            "bkrh,bkmh->bkrm", q.reshape(*q.shape[:2], -1, size), k, preferred_element_type=jnp.float32
-        )
+        flat = q.reshape(batch, num_kv_heads, -1, size)
+        scores = jnp.einsum("bkrh,bkmh->bkrm", flat, k, preferred_element_type=jnp.float32)
         seen = jnp.arange(begin, end)[:, None] >= jnp.arange(end)[None, :]
         unseen = jnp.broadcast_to(jnp.where(seen, 0, -jnp.inf), (q.shape[2], *seen.shape)).reshape(-1, end)
-        return _attend(scores + unseen[None, None], v).reshape(q.shape)
+        return _attend(scores + unseen[None, None], v).reshape(q.shape).transpose(0, 3, 1, 2, 4)
 
     # On a CPU in two halves: the earlier one never meets the later keys, which spares a quarter of the products
     # and of the softmax. More parts would spare more, but smaller products are slower, and nothing is won.
     halved = backends.platform() == "cpu" and length > 1
     cuts = (0, length // 2, length) if halved else (0, length)
-    attended = jnp.concatenate([rows(begin, end) for begin, end in itertools.pairwise(cuts)], axis=3)
-    return attended.transpose(0, 3, 1, 2, 4).reshape(q_BxLxNxH.shape)
+    attended = jnp.concatenate([rows(begin, end) for begin, end in itertools.pairwise(cuts)], axis=1)
+    return attended.reshape(q_BxLxNxH.shape)
 
 
 @jax.custom_jvp
