@@ -132,6 +132,8 @@ class Layout(NamedTuple):
     sums_by:          primitives of which an update that was composed with `across` has one; () for any update
     shardings:        abstract State -> the same tree of shardings; None on one device
     split:            axis -> the sharding of a batch along it; None where one process's devices are all it knows
+    check:            () -> None; UsageError where the devices cannot do what is asked of them. It starts them, so
+                      a run calls it when it has its plan
     activations:      () -> what was constrained in the programs traced so far: the names of its axes, and the
                       abstract array with its sharding (None: the compiler chooses); None where nothing is
     """
@@ -146,6 +148,7 @@ class Layout(NamedTuple):
     sums_by: tuple[str, ...] = ()
     shardings: Callable[[Any], Any] | None = None
     split: Callable[[int], jax.sharding.Sharding] | None = None
+    check: Callable[[], None] = lambda: None
     activations: Callable[[], list[tuple[tuple[str | None, ...], jax.ShapeDtypeStruct]]] | None = None
 
 

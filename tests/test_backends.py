@@ -17,7 +17,8 @@ from jax._src import xla_bridge
 from jaxkit import backends, configs, recipe
 sys.path.insert(0, "experiments")
 import text_generation
-config = configs.read("configs/gpt2_124m.py", [])
+layout = {"call": "jaxkit.parallel.jit", "compiler_options": {"xla_backend_optimization_level": 2}}
+config = configs.replace(configs.read("configs/gpt2_124m.py", []), {"layout": layout})
 found = recipe.plan(text_generation.recipe(config), batch_size=config.batch_size)
 print(json.dumps([xla_bridge.backends_are_initialized(), backends.platform(), found.intermediate_bytes]))
 """

@@ -76,9 +76,9 @@ def test_each_device_draws_with_a_key_of_its_own():
 @pytest.mark.parametrize(
     "options", [{"xla_there_is_no_such_option": True}, {"xla_backend_optimization_level": "x"}]
 )
-def test_an_option_that_xla_does_not_take_is_refused_before_anything_is_compiled(options):
+def test_an_option_that_xla_does_not_take_is_refused_before_the_update_is_compiled(options):
     with pytest.raises(UsageError, match=f"compiler_options: came {{'{next(iter(options))}'"):
-        parallel.jit(compiler_options=options)
+        parallel.jit(compiler_options=options).check()
 
 
 def test_an_update_with_options_may_be_part_of_another_program():

@@ -14,7 +14,7 @@ from rich.console import Console  # noqa: E402
 
 from jaxkit import configs, data, means, objectives, parallel, updates  # noqa: E402
 from jaxkit.recipe import plan  # noqa: E402
-from jaxkit.runs import feeding, loop, progress  # noqa: E402
+from jaxkit.runs import feeding, loop, memory, progress  # noqa: E402
 from jaxkit.types import Recipe  # noqa: E402
 
 imports = time.perf_counter() - began
@@ -87,6 +87,7 @@ def main():
     batch = protocol.BATCH[case]
     config = configs.freeze({"seed": 0, "num_steps": last, "batch_size": batch, **intervals})
     planned = plan(recipe, batch_size=batch)
+    memory.prepare(planned)
     examples = {split: source.open() for split, source in recipe.data.items()}
     steps = feeding.choose_form(recipe, planned, config).steps_per_call
     on_step = protocol.session(

@@ -21,15 +21,13 @@ def jit(*, compiler_options: Mapping[str, Any] | None = None) -> Layout:
     `compiler_options` are XLA's, for the update alone: {"xla_...": value}.
 
     Raises:
-        UsageError: XLA has no such option, or it takes no such value.
+        UsageError: by `check`: XLA has no such option, or it takes no such value.
 
     Example:
         >>> jit().num_devices
         1
     """
     options = dict(compiler_options or {})
-    if options:
-        _check_options(options)
 
     def compiled(update):
         return _Program(update, options) if options else jax.jit(update, donate_argnums=0)
@@ -42,6 +40,7 @@ def jit(*, compiler_options: Mapping[str, Any] | None = None) -> Layout:
         compile=compiled,
         compile_evaluate=jax.jit,
         num_devices=1,
+        check=lambda: _check_options(options),
     )
 
 
@@ -59,7 +58,9 @@ class _Program:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    # Before anything is spent: XLA itself says so only when it compiles.
+    # XLA knows its options only when it compiles, and so that the devices have started.
+    if not options:
+        return
     try:
         jax.jit(operator.neg, compiler_options=options).lower(1.0).compile()
     except (jax.errors.JaxRuntimeError, ValueError, TypeError) as error:

@@ -41,8 +41,9 @@ def check(recipe: Recipe) -> None:
     """Checks what a recipe asks of the loop, before anything is written.
 
     Raises:
-        UsageError: `steps_per_call` is no number of steps.
+        UsageError: `steps_per_call` is no number of steps; the layout asks for what its devices cannot do.
     """
+    recipe.layout.check()
     asked = recipe.steps_per_call
     if asked is not None and (not isinstance(asked, int) or asked < 1):
         raise UsageError(f"config.steps_per_call: came {asked!r}, wanted an int >= 1, or None to choose")

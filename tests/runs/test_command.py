@@ -110,6 +110,13 @@ MISTAKES = {
         [*SMALL, "--config.loss={'function': 'optax.sigmoid_binary_cross_entropy'}"],
         "error: update: loss(float32[128,10], int32[128]): ",
     ),
+    "an option that XLA has not": (
+        [
+            *SMALL,
+            "--config.layout={'call': 'jaxkit.parallel.jit', 'compiler_options': {'xla_there_is_none': True}}",
+        ],
+        "error: compiler_options: came {'xla_there_is_none': True}: ",
+    ),
     "no steps a call": (
         [*SMALL, "--config.steps_per_call=0"],
         "config.steps_per_call: came 0, wanted an int >= 1, or None to choose",
