@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from jaxkit import checks
 from jaxkit.data import schema
 from jaxkit.errors import UsageError
@@ -15,7 +13,7 @@ _MANIFEST = ("name", "version", "split", "size", "schema", "sha256")
 def opened(sources: Mapping[str, Source]) -> dict[str, Examples]:
     """{split: Examples} of {split: source}, held to what the sources promise.
 
-    What is in memory is looked at now, anything else batch by batch as it is read.
+    What is in memory is looked at; of anything else, only what it says of itself.
 
     Raises:
         UsageError: names the split, and why it cannot be opened, or what in it is not as promised.
@@ -57,13 +55,4 @@ def _held(source: Source, examples: Examples) -> Examples:
         sizes = {len(array) for array in examples.arrays.values()}
         if sizes != {examples.size}:
             raise UsageError(f"{where}: size: came {examples.size}, but its arrays have {sizes.pop()} examples")
-        return examples
-
-    def read(indices: np.ndarray) -> dict[str, np.ndarray]:
-        batch = examples.read(indices)
-        if not isinstance(batch, Mapping):
-            raise UsageError(f"{where}: read: came {checks.describe(batch)}, wanted {{name: array[n, ...]}}")
-        schema.check(batch, source.schema, where=where)
-        return batch
-
-    return examples._replace(read=read)
+    return examples

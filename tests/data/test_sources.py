@@ -104,21 +104,3 @@ def test_a_source_of_ones_own_that_is_off_is_named_when_it_is_opened(changes, me
 def test_what_opens_to_something_else_is_named():
     with pytest.raises(errors.UsageError, match=r"mine/all: open: came dict, wanted types\.Examples"):
         opening.opened({"train": own()._replace(open=dict)})
-
-
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        ([X, Y], "read: came list, wanted {name: array[n, ...]}"),
-        ({"x": X}, "came without 'y', wanted the fields x, y"),
-        ({"x": X[:, :1], "y": Y}, "x: came float32[5,1], wanted float32[n,2]"),
-        ({"x": X, "y": Y.astype(np.int64)}, "y: came int64[5], wanted int32[n]"),
-        ({"x": X, "y": Y - 1}, "y: came -1 at example 0, wanted 0..4"),
-    ],
-)
-def test_each_batch_that_is_read_is_held_to_the_schema(batch, message):
-    examples = opening.opened({"train": own(in_memory=False, read=lambda indices: batch)})["train"]
-    with pytest.raises(errors.UsageError, match="mine/all: " + re.escape(message)):
-        examples.read(np.arange(5))
-    good = opening.opened({"train": own(in_memory=False)})["train"]
-    assert good.read(np.array([3]))["y"].tolist() == [3]
