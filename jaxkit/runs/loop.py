@@ -79,7 +79,6 @@ def train(
     begun = _begun(workdir, saved_at)
     # What is behind the newest whole one was passed over.
     damaged = [step for step in checkpoints.steps(workdir / directory.CHECKPOINTS) if step > saved_at]
-    watchdog.seconds()  # what is no number is refused before anything is written
     begins(saved_at)
     guard = retraces.guard()
     watched = recipe._replace(

@@ -28,18 +28,6 @@ class Watch(NamedTuple):
     rests: Callable[[], None]
 
 
-def seconds() -> float | None:
-    """How long a step may take, None where that is not set.
-
-    Raises:
-        UsageError: what it is set to is no number of seconds.
-
-    Example:
-        >>> seconds()
-    """
-    return process.seconds_of(ENVIRONMENT)
-
-
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
     """A watchdog for one loop, where JAXKIT_STEP_SECONDS sets the time; without it nothing is watched.
@@ -51,7 +39,7 @@ def watching() -> Iterator[Watch]:
         >>> with watching() as watch:
         ...     watch.begins(3)
     """
-    limit = seconds()
+    limit = process.seconds_of(ENVIRONMENT)
     if limit is None:
         yield Watch(lambda step: None, lambda count: None, lambda: None)
         return
