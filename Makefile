@@ -59,6 +59,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/short_runs.py
 	$(BIN)/python benchmarks/listing.py
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/gpt.py
