@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import blake3
 import jax
 import numpy as np
 
@@ -191,6 +190,8 @@ def _blocks(size: int) -> np.ndarray:
 
 
 def _write(path: Path, part: Part) -> str:
+    import blake3  # here, as in `verifying`: what saves nothing needs it not (benchmarks/gpu.py)
+
     try:
         _put(path, part, getattr(os, "O_DIRECT", 0))
     except OSError as error:

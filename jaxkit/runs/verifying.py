@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import blake3
-
 from jaxkit.errors import UsageError
 from jaxkit.runs import arrays, files
 
@@ -154,5 +152,7 @@ def _hash(path: Path, like: str) -> str:
     with path.open("rb") as file:
         if like and ":" not in like:
             return hashlib.file_digest(file, "sha256").hexdigest()
+        import blake3
+
         kind: Any = blake3.blake3  # names its arguments in its own way
         return arrays.BLAKE3 + hashlib.file_digest(file, kind).hexdigest()
