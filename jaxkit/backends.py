@@ -3,11 +3,17 @@
 import functools
 import importlib.metadata
 import importlib.util
+import math
 import os
 
 import jax
+from jax.sharding import AxisType
 
 from jaxkit.errors import UsageError
+
+# Of a mesh (`parallel.mesh`): a batch is split over both; of the parameters, "fsdp" holds a part each and gathers
+# it where it is used.
+BATCH_AXES = ("data", "fsdp")
 
 
 def platform() -> str:
@@ -20,6 +26,20 @@ def platform() -> str:
     asked = jax.config.jax_platforms  # type: ignore[attr-defined]
     only_cpu = asked == "cpu" if asked else not _accelerators()
     return "cpu" if only_cpu else jax.default_backend()
+
+
+def parts_of_a_batch() -> int:
+    """Over how many devices the mesh that is traced for splits a batch; 1 where there is none.
+
+    Example:
+        >>> parts_of_a_batch()
+        1
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    # Within a shard_map each device has its own part already.
+    if any(kind != AxisType.Auto for kind in mesh.axis_types):
+        return 1
+    return math.prod(size for name, size in mesh.shape.items() if name in BATCH_AXES)
 
 
 def check() -> None:

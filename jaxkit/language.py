@@ -133,7 +133,7 @@ def language_evaluation(
         outputs, _ = contracts.outputs(model.apply(params, extra, inputs))
         _check_vocabulary(outputs, vocabulary_size)
         outputs = _logits_in_float32(outputs)
-        values = (loss or token_cross_entropy)(outputs, targets)
+        values, measured = _judged(loss, metrics, outputs, targets, mask)
         contracts.losses(values, targets.shape)
         # Computed once, and handed on as they are.
         given = lambda values, targets: values
@@ -144,7 +144,7 @@ def language_evaluation(
         if "token_bytes" in batch:
             sizes = jnp.asarray(batch["token_bytes"])[:, 1:]
             found["bits_per_byte"] = measures.bits_per_byte(values, targets, mask, token_bytes=sizes, loss=given)
-        return found | dict(_measure(metrics, outputs, targets, mask))
+        return found | measured
 
     return evaluate
 
@@ -191,30 +191,47 @@ def _logits_in_float32(outputs: Any) -> Any:
     return outputs if isinstance(outputs, tuple) else losses.in_float32(outputs)
 
 
-def _measure(metrics: Mapping[str, Metric], outputs: Any, targets: jax.Array, mask: jax.Array | None) -> Metrics:
+def _judged(
+    loss: Loss | None, metrics: Mapping[str, Metric], outputs: Any, targets: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, dict[str, Any]]:
+    """The loss of each token, f32[batch, length], and the metrics; where both need them, of the same logits."""
+    if isinstance(outputs, tuple) and loss is None:
+        return _in_chunks(metrics, outputs, targets, mask)
+    return (loss or losses.cross_entropy)(outputs, targets), _measure(metrics, outputs, targets, mask)
+
+
+def _measure(
+    metrics: Mapping[str, Metric], outputs: Any, targets: jax.Array, mask: jax.Array | None
+) -> dict[str, Any]:
     if not isinstance(outputs, tuple):
         return {name: metric(outputs, targets, mask) for name, metric in metrics.items()}
-    return _in_chunks(metrics, outputs, targets, mask) if metrics else {}
+    return _in_chunks(metrics, outputs, targets, mask)[1] if metrics else {}
 
 
-def _in_chunks(metrics: Mapping[str, Metric], outputs: Any, targets: jax.Array, mask: jax.Array | None) -> Metrics:
-    """Metrics of the logits `hidden @ kernel`, which exist for a chunk of tokens at a time."""
+def _in_chunks(
+    metrics: Mapping[str, Metric], outputs: Any, targets: jax.Array, mask: jax.Array | None
+) -> tuple[jax.Array, dict[str, Any]]:
+    """Cross entropy and metrics of the logits `hidden @ kernel`, which exist for a chunk of tokens at a time."""
     hidden, kernel = outputs
-    size = min(_CHUNK, targets.size)
-    missing = -targets.size % size
-    rows = lambda x: jnp.pad(x, ((0, missing),) + ((0, 0),) * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
     counted = included(mask, targets.shape).ravel()
-    parts = rows(hidden.reshape(-1, hidden.shape[-1])), rows(targets.ravel()), rows(counted)
+    rows = hidden.reshape(-1, hidden.shape[-1]), targets.ravel(), counted
+    chunks = jax.tree.map(lambda x: losses.in_chunks(x, _CHUNK), rows)
 
-    def measured(part):
-        hidden, targets, mask = part
+    def measured(chunk):
+        hidden, targets, mask = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
         logits = jnp.asarray(hidden, jnp.float32) @ jnp.asarray(kernel, jnp.float32)
-        return {name: metric(logits, targets, mask) for name, metric in metrics.items()}
+        values = losses.cross_entropy(logits, targets).reshape(chunk[1].shape)
+        return {name: metric(logits, targets, mask) for name, metric in metrics.items()}, values
 
-    shapes = jax.eval_shape(measured, jax.tree.map(lambda x: x[0], parts))
+    shapes, _ = jax.eval_shape(measured, jax.tree.map(lambda x: x[0], chunks))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    sums, _ = jax.lax.scan(lambda sums, part: (add(sums, measured(part)), None), zeros, parts)
-    return sums
+
+    def add_up(sums, chunk):
+        more, values = measured(chunk)
+        return add(sums, more), values
+
+    sums, values = jax.lax.scan(add_up, zeros, chunks)
+    return losses.out_of_chunks(values, targets.size).reshape(targets.shape), sums
 
 
 def _check_vocabulary(outputs: Any, wanted: int) -> None:

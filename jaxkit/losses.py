@@ -5,13 +5,14 @@ float32, whatever comes in. A label that is no class, negative ones included, gi
 loss: leave such examples out by a mask (`means.mean`), under which neither value nor gradient sees them.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks
+from jaxkit import backends, checks
 
 __all__ = ["chunked_cross_entropy", "contrastive", "cross_entropy", "focal"]
 
@@ -73,17 +74,54 @@ def chunked_cross_entropy(
     checks.labels(hidden, labels)
     checks.sizes(chunk_size=chunk_size)
     _check_smoothing(label_smoothing, z_loss)
-    # Outside of the loop, so that the kernel's gradient is summed over chunks in float32 as well.
-    kernel = jnp.asarray(kernel, jnp.float32)
+    hidden, flat = hidden.reshape(-1, hidden.shape[-1]), jnp.ravel(labels)
+    # Outside of the loop, so that the kernel's gradient is summed over chunks in float32 as well; one for each
+    # part of a batch, so that devices add theirs up once, and not at each chunk.
+    parts = _parts(labels.size)
+    kernels = jnp.broadcast_to(jnp.asarray(kernel, jnp.float32)[None], (parts, *kernel.shape))
 
     @jax.checkpoint
-    def of_token(token):
-        hidden, label = token
-        return _cross_entropy(jnp.asarray(hidden, jnp.float32) @ kernel, label, label_smoothing, z_loss)
+    def of_chunk(chunk):
+        hidden, labels = chunk
+        logits = jnp.matmul(jnp.asarray(hidden, jnp.float32), kernels)
+        return _cross_entropy(logits, labels, label_smoothing, z_loss)
 
-    tokens = hidden.reshape(-1, hidden.shape[-1]), jnp.ravel(labels)
-    values = jax.lax.map(of_token, tokens, batch_size=max(1, min(chunk_size, labels.size)))
-    return values.reshape(labels.shape)
+    values = jax.lax.map(of_chunk, (in_chunks(hidden, chunk_size), in_chunks(flat, chunk_size)))
+    return out_of_chunks(values, labels.size).reshape(labels.shape)
+
+
+def in_chunks(x: jax.Array, size: int) -> jax.Array:
+    """Cuts rows [n, ...] into chunks of `size` at most, [chunks, parts, rows, ...], the last filled up with zeros.
+
+    Where a mesh splits the rows, each device has a part of every chunk: of neighbours one device would have all,
+    and every device would compute them.
+
+    Example:
+        >>> in_chunks(jnp.arange(1, 6), 3).tolist()
+        [[[1, 2, 3]], [[4, 5, 0]]]
+    """
+    parts = _parts(x.shape[0])
+    each = x.shape[0] // parts
+    chunks = max(1, math.ceil(each / max(1, size // parts)))
+    rows = math.ceil(each / chunks)
+    split = x.reshape(parts, each, *x.shape[1:])
+    padded = jnp.pad(split, ((0, 0), (0, chunks * rows - each)) + ((0, 0),) * (x.ndim - 1))
+    return jnp.moveaxis(padded.reshape(parts, chunks, rows, *x.shape[1:]), 1, 0)
+
+
+def out_of_chunks(x: jax.Array, n: int) -> jax.Array:
+    """What `in_chunks` cut of n rows: [chunks, parts, rows, ...] -> [n, ...].
+
+    Example:
+        >>> out_of_chunks(in_chunks(jnp.arange(5), 3), 5).tolist()
+        [0, 1, 2, 3, 4]
+    """
+    chunks, parts, rows, *rest = x.shape
+    return jnp.moveaxis(x, 0, 1).reshape(parts, chunks * rows, *rest)[:, : n // parts].reshape(n, *rest)
+
+
+def _parts(n: int) -> int:
+    return math.gcd(backends.parts_of_a_batch(), n)
 
 
 def focal(

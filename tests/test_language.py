@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit import checks, data, losses, metrics, objectives, parallel, recipe, updates
+from jaxkit import checks, costs, data, losses, metrics, objectives, parallel, recipe, updates
 from jaxkit.means import add
 from jaxkit.types import Field, Model, Recipe, Source
 
@@ -103,6 +103,14 @@ def test_metrics_in_chunks_are_those_of_all_logits(batch, params, monkeypatch):
         found.append(jax.jit(evaluate)(params, {}, batch))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *found)
     assert float(found[1]["confusion"].matrix.sum()) == 25
+
+
+def test_an_evaluation_makes_its_logits_once(batch, params):
+    # 4 x 7 tokens of 3 numbers times 3 x 5: the loss and the metrics need the same. `plan` counts on it.
+    counted = {"accuracy": metrics.accuracy, "confusion": metrics.confusion}
+    for output in LOSSES:
+        evaluate = objectives.language_evaluation(bigrams(output), vocabulary_size=VOCABULARY, metrics=counted)
+        assert costs.flops(jax.make_jaxpr(evaluate)(params, {}, batch)) == 2 * 28 * FEATURES * VOCABULARY
 
 
 def test_the_gradient_is_the_same_for_logits_and_for_hidden(batch, params):

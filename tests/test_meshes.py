@@ -60,6 +60,28 @@ def test_an_output_kernel_beside_an_embedding_is_split_by_its_vocabulary():
     assert mlp["params.output.kernel"] == PartitionSpec("tensor", None)
 
 
+def test_of_logits_in_chunks_each_device_makes_its_share_and_sums_their_gradient_once():
+    layout = parallel.mesh(data=4)
+    model = models.transformer(**{**GPT, "vocabulary_size": 512, "num_layers": 1}, output="hidden")
+    tokens = np.zeros((16, 8), np.int32)
+    shapes, _ = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    params = layout.put_state(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes))
+
+    def loss(params, batch):
+        outputs, _ = model.apply(params, {}, batch)
+        return jnp.sum(losses.chunked_cross_entropy(outputs, batch, chunk_size=32))
+
+    gradient = layout.compile_evaluate(lambda params, extra, batch: jax.grad(loss)(params, batch))
+    text = gradient.lower(params, {}, layout.put_batch(tokens)).compile().as_text()
+    # 128 tokens in chunks of 32, of which a device has 8.
+    assert re.findall(r"f32\[(?:1,)?(\d+),512\]\S* dot\(", text) == ["8"]
+    loop = re.search(r"body=%([\w.-]+)", text)[1]
+    inside = text[text.index(f"%{loop} (") :].split("\n}")[0]
+    assert "512" in inside
+    assert "all-reduce" in text
+    assert "all-reduce" not in inside
+
+
 def test_the_parts_of_a_split_state_are_on_the_devices():
     state = state_of(models.mlp(num_classes=4, features=(16,)), jnp.zeros((1, 8)))
     placed = parallel.mesh(fsdp=4).put_state(state)

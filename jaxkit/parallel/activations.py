@@ -10,12 +10,11 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jaxkit import checks
+from jaxkit.backends import BATCH_AXES
 from jaxkit.errors import UsageError, did_you_mean
 from jaxkit.parallel.rules import check_spec
 from jaxkit.types import Activations
 
-# A batch is split over both; of the parameters, "fsdp" holds a part each and gathers it where it is used.
-BATCH_AXES = ("data", "fsdp")
 _INSIDE = ("heads", "kv_heads", "hidden", "vocabulary")
 _USUAL = (("batch", BATCH_AXES), *((axis, ("tensor",)) for axis in _INSIDE))
 

@@ -8,8 +8,9 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxkit import checks
+from jaxkit.backends import BATCH_AXES
 from jaxkit.errors import UsageError
-from jaxkit.parallel.activations import BATCH_AXES, Seen, check_used, checked, usual, within
+from jaxkit.parallel.activations import Seen, check_used, checked, usual, within
 from jaxkit.parallel.replicated import check_divides, have
 from jaxkit.parallel.rules import by_size, check_spec
 from jaxkit.types import Activations, Indexed, Layout, Rules, State
