@@ -239,6 +239,16 @@ def test_microbatches_that_do_not_divide_are_named():
         gradients(jnp.zeros(2), {}, {"x": jnp.zeros((4, 2))}, jax.random.key(0))
 
 
+def test_microbatches_that_a_mesh_cannot_deal_out_are_named():
+    # As under pmap, where a device that is given 2 examples cannot make 4 microbatches of them.
+    layout, optimizer = parallel.mesh(data=2, fsdp=2), optax.sgd(0.1)
+    gradients = updates.accumulate(updates.gradients(weighted), microbatches=4)
+    update = layout.compile(updates.step(gradients, optimizer))
+    state = layout.put_state(updates.init_state(jnp.zeros(2), {}, optimizer))
+    with pytest.raises(ValueError, match="microbatches: 4 do not divide the batch of 2 that each device is given"):
+        update(state, layout.put_batch({"x": np.zeros((8, 2))}), layout.put_state(jax.random.key(0)))
+
+
 def test_an_objective_that_returns_something_else_is_named():
     with pytest.raises(TypeError, match=r"objective: came ArrayImpl, wanted \(Mean"):
         updates.gradients(lambda *_: jnp.zeros(()))(jnp.zeros(2), {}, {}, jax.random.key(0))

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks, contracts, random
+from jaxkit import backends, checks, contracts, random
 from jaxkit.means import Mean, add, share
 from jaxkit.types import Gradients, Objective
 from jaxkit.updates.looping import loop
@@ -95,9 +95,11 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
     gradients = jax.jit(gradients)  # used for its shapes and in the loop, and traced once
 
     def split(array):
-        if array.shape[0] % microbatches:
+        # Of a microbatch that a mesh cannot deal out, each device would compute all.
+        parts = backends.parts_of_a_batch()
+        if array.shape[0] % (microbatches * parts):
             raise ValueError(
-                f"microbatches: {microbatches} do not divide the batch of {array.shape[0]}"
+                f"microbatches: {microbatches} do not divide the batch of {array.shape[0] // parts}"
                 " that each device is given; change config.batch_size, or config.microbatches where the recipe"
                 " has them from there"
             )
