@@ -113,7 +113,8 @@ def filtered(
         values, tokens = jax.lax.top_k(logits, logits.shape[-1] if top_k is None else top_k)
         if top_p is not None:
             probabilities = jax.nn.softmax(values, axis=-1)
-            before = jnp.pad(jnp.cumsum(probabilities, axis=-1)[:, :-1], ((0, 0), (1, 0)))
+            # Before the first less than any top_p, also one that float32 takes for 0.
+            before = jnp.pad(jnp.cumsum(probabilities, axis=-1)[:, :-1], ((0, 0), (1, 0)), constant_values=-1.0)
             # A sum of many may round to 1 before the last of them.
             values = jnp.where((before < top_p) | (jnp.asarray(top_p) >= 1), values, -jnp.inf)
         rows = jnp.arange(logits.shape[0])[:, None]

@@ -48,6 +48,7 @@ SUPPORTS = [
     ({"top_p": 0.95}, {0, 1, 3, 4}),
     ({"top_p": 1.0}, {0, 1, 2, 3, 4}),
     ({"top_p": 1e-9}, {1}),  # never nothing
+    ({"top_p": 1e-50}, {1}),  # which is 0 in float32
     ({"min_p": 0.6}, {1, 3}),  # at least 0.24
     ({"min_p": 0.1}, {0, 1, 3, 4}),  # at least 0.04
     ({"min_p": 0.0}, {0, 1, 2, 3, 4}),
