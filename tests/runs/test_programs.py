@@ -67,3 +67,16 @@ def test_jax_writes_what_it_compiles_by_it_and_reads_it_again(tmp_path):
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         compilation_cache.reset_cache()
+
+
+def test_an_empty_name_of_the_cache_directory_is_none(tmp_path, monkeypatch):
+    # Else programs are kept wherever a command is given: in the checkout, among the modules of jaxkit.
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        process.cache_programs()
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "jaxkit" / "programs")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
