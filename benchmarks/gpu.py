@@ -71,7 +71,7 @@ def compare(name: str, options: argparse.Namespace, matmul: dict[str, Any], fold
                 running[side] = start(script, name, variant, size, folder)
             except RuntimeError as error:
                 problems.append(f"{name}: {side} does not run: {error}")
-        speeds = rounds(running, options)
+        speeds = rounds(running, options, name, problems)
         counted = {peer.ready["parameters"] for peer in running.values()}
         if len(counted) > 1:
             problems.append(f"{name}: the sides differ in their parameters: {sorted(counted)}")
@@ -82,13 +82,21 @@ def compare(name: str, options: argparse.Namespace, matmul: dict[str, Any], fold
     return problems
 
 
-def rounds(running: dict[str, processes.Running], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Steps/s of each side, in rounds that take turns and each last about as long."""
+def rounds(
+    running: dict[str, processes.Running], options: argparse.Namespace, name: str, problems: list[str]
+) -> dict[str, list[float]]:
+    """Steps/s of each side, in rounds that take turns and each last about as long; without sides that end."""
     speeds: dict[str, list[float]] = {side: [] for side in running}
     steps = {side: 3 for side in running}
     for number in range(options.rounds + 1):
-        for side, peer in running.items():
-            speed, _ = processes.one_round(peer, steps[side])
+        for side in list(speeds):
+            try:
+                speed, _ = processes.one_round(running[side], steps[side])
+            except RuntimeError as error:
+                # Where the memory of the device runs out, say; the others have their figures.
+                problems.append(f"{name}: {side} ended in round {number}: {error}")
+                del speeds[side]
+                continue
             steps[side] = max(3, int(speed * options.seconds))
             if number:  # the first round warms up, and says how long a round is
                 speeds[side].append(speed)

@@ -1,5 +1,6 @@
 """Processes that take rounds of steps in turn; what is said to them is in peers/protocol.py."""
 
+import contextlib
 import json
 import math
 import select
@@ -48,8 +49,9 @@ def one_round(running: Running, steps: int) -> tuple[float, float]:
         RuntimeError: as `start`.
     """
     assert running.process.stdin is not None
-    running.process.stdin.write(f"{steps}\n".encode())
-    running.process.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):  # it has ended, as its answer will say
+        running.process.stdin.write(f"{steps}\n".encode())
+        running.process.stdin.flush()
     found = _answer(running)
     return (steps + found["excess"]) / found["seconds"], found["loss"]
 
@@ -75,9 +77,12 @@ def peak_mebibytes(running: Running) -> float:
 def stop(running: Running) -> None:
     """Ends a process: the end of its input does, or after ten seconds a signal."""
     assert running.process.stdin is not None
-    running.process.stdin.close()
+    with contextlib.suppress(BrokenPipeError):
+        running.process.stdin.close()
     try:
         running.process.wait(10)
     except subprocess.TimeoutExpired:
         running.process.kill()
         running.process.wait()
+    assert running.process.stdout is not None
+    running.process.stdout.close()

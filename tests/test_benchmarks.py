@@ -1,5 +1,6 @@
 """A benchmark that falls short of what is promised says so; that for accelerators needs few packages."""
 
+import argparse
 import importlib
 import json
 import os
@@ -37,6 +38,32 @@ def test_an_accuracy_that_is_too_low_is_an_error(accuracy, monkeypatch, capsys):
 def test_an_accuracy_that_is_reached_is_none(accuracy, monkeypatch):
     monkeypatch.setattr(accuracy, "train", lambda seed: (0.993, 12.0))
     accuracy.main()
+
+
+SIDE = """
+import json, sys
+print(json.dumps({"first_step_at": 0.0}), flush=True)
+for number, line in enumerate(sys.stdin):
+    if number == int(sys.argv[1]):
+        sys.exit("RESOURCE_EXHAUSTED: out of memory")
+    print(json.dumps({"loss": 0.0, "seconds": 1.0, "excess": 0}), flush=True)
+"""
+
+
+def test_a_side_that_ends_in_a_late_round_takes_no_figure_of_the_others_with_it(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    gpu, processes = importlib.import_module("gpu"), importlib.import_module("processes")
+    command = lambda last: [sys.executable, "-c", SIDE, str(last)]
+    sides = {"bare": 99, "loop": 2}
+    running = {name: processes.start(command(last), os.environ, tmp_path / name) for name, last in sides.items()}
+    problems: list[str] = []
+    try:
+        speeds = gpu.rounds(running, argparse.Namespace(rounds=3, seconds=1.0), "gpt2", problems)
+    finally:
+        for side in running.values():
+            processes.stop(side)
+    assert speeds == {"bare": [3.0, 3.0, 3.0]}
+    assert problems == ["gpt2: loop ended in round 2: RESOURCE_EXHAUSTED: out of memory"]
 
 
 # What jax, flax, optax and numpy are, and bring with them.
