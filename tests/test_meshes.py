@@ -169,6 +169,14 @@ def test_rules_may_be_any_function_of_the_parameters():
         parallel.mesh(data=4, rules=lambda params: {}).put_state(state)
 
 
+def test_parameters_that_are_one_array_go_by_the_rules_too():
+    rules = lambda params: {path: PartitionSpec("fsdp") for path in params}
+    state = updates.init_state(jnp.zeros((8, 2)), {}, optax.adam(1e-3))
+    found = specs(parallel.mesh(fsdp=4, rules=rules), state)
+    split = {name for name, spec in found.items() if spec == PartitionSpec("fsdp")}
+    assert split == {"params", "opt_state.0.mu", "opt_state.0.nu"}
+
+
 def test_a_mesh_larger_than_the_devices():
     with pytest.raises(UsageError, match="mesh: data 4 x tensor 2 takes 8 devices, but there are 4 cpu devices"):
         parallel.mesh(data=4, tensor=2)

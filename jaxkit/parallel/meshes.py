@@ -135,8 +135,8 @@ def _specs(state: State, rules: Rules, sizes: dict[str, int]) -> Any:
 
     def of(path, leaf) -> PartitionSpec:
         names = checks.path_of(path).split(".")
-        # The optimizer keeps trees like the parameters: their leaves end in a parameter's path.
-        for start in range(len(names)):
+        # The optimizer keeps trees like the parameters: their leaves end in a parameter's path, the empty one too.
+        for start in range(len(names) + 1):
             name = ".".join(names[start:])
             if name in abstract and abstract[name].shape == leaf.shape:
                 return specs[name]
