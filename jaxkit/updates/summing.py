@@ -79,7 +79,7 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
     CPU with convolutions in it.
 
     Raises:
-        ValueError: `microbatches` is below 1; when traced: the batch does not divide.
+        ValueError: `microbatches` is below 1; when traced: the batch that each device is given does not divide.
 
     Example:
         >>> def objective(params, extra, batch, key):
