@@ -65,6 +65,7 @@ def get_config(arg=""):
                 "output": "hidden",
             },
             "compute": "bfloat16",
+            "output": "bfloat16",  # what the loss multiplies
         },
         # The logits of a whole batch would take 6.6 GB.
         "loss": {"function": "jaxkit.losses.chunked_cross_entropy", "chunk_size": 4096},

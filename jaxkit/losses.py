@@ -58,7 +58,8 @@ def chunked_cross_entropy(
     outputs (hidden [..., d], kernel [d, vocabulary]), labels int[...] -> f32[...].
 
     Logits exist for `chunk_size` tokens at a time, in the backward pass too, which computes them again:
-    one more matmul for tokens x vocabulary x 4 bytes less. Any number of tokens will do.
+    one more matmul for tokens x vocabulary x 4 bytes less. Any number of tokens will do. What is
+    multiplied has the dtype of `hidden`; the logits, and what follows, are float32.
 
     Raises:
         ValueError: shapes do not fit each other; a hyperparameter is off.
@@ -83,11 +84,30 @@ def chunked_cross_entropy(
     @jax.checkpoint
     def of_chunk(chunk):
         hidden, labels = chunk
-        logits = jnp.matmul(jnp.asarray(hidden, jnp.float32), kernels)
+        logits = logits_of(hidden, kernels.astype(hidden.dtype))
         return _cross_entropy(logits, labels, label_smoothing, z_loss)
 
     values = jax.lax.map(of_chunk, (in_chunks(hidden, chunk_size), in_chunks(flat, chunk_size)))
     return out_of_chunks(values, labels.size).reshape(labels.shape)
+
+
+@jax.custom_jvp
+def logits_of(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`hidden @ kernel`, f32[..., rows, vocabulary], of two of one dtype, which products in derivatives have too.
+
+    Example:
+        >>> logits_of(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)).dtype
+        dtype('float32')
+    """
+    return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+
+
+@logits_of.defjvp
+def _(primals, tangents):
+    # Left to jax, the backward pass would multiply float32 by bfloat16: on accelerators a fraction of the speed.
+    (hidden, kernel), (hidden_change, kernel_change) = primals, tangents
+    change = hidden_change @ kernel + hidden @ kernel_change
+    return logits_of(hidden, kernel), change.astype(jnp.float32)
 
 
 def in_chunks(x: jax.Array, size: int) -> jax.Array:

@@ -290,20 +290,21 @@ def test_chunked_is_unchunked(chunk_size, hyperparameters):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), chunked, value(unchunked))
 
 
-def sizes(jaxpr):
-    """The number of elements of every array in a jaxpr, inner jaxprs included."""
+def equations(jaxpr):
+    """Every equation of a jaxpr, inner jaxprs included."""
     for equation in jaxpr.eqns:
-        yield from (variable.aval.size for variable in equation.outvars)
+        yield equation
         for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns")):
             inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
-                yield from sizes(inner)
+                yield from equations(inner)
 
 
 def largest(loss):
     outputs, labels, weights = language_model()
     function = jax.value_and_grad(lambda x: jnp.sum(weights * loss(x, labels)))
-    return max(sizes(jax.make_jaxpr(function)(outputs).jaxpr))
+    found = equations(jax.make_jaxpr(function)(outputs).jaxpr)
+    return max(variable.aval.size for equation in found for variable in equation.outvars)
 
 
 def test_chunked_never_holds_all_logits():
@@ -311,6 +312,19 @@ def test_chunked_never_holds_all_logits():
     assert largest(unchunked) == logits  # the walk sees them where they are
     assert largest(partial(losses.chunked_cross_entropy, chunk_size=8)) == 7 * VOCABULARY
     assert largest(partial(losses.chunked_cross_entropy, chunk_size=26)) == logits  # one chunk is all of them
+
+
+def test_chunked_multiplies_in_the_dtype_of_hidden():
+    (hidden, kernel), labels, weights = language_model()
+    outputs = hidden.astype(jnp.bfloat16), kernel
+
+    def total(loss, outputs):
+        return jnp.sum(weights * loss((outputs[0], outputs[1].astype(outputs[0].dtype)), labels))
+
+    chunked = partial(total, partial(losses.chunked_cross_entropy, chunk_size=8))
+    found = equations(jax.make_jaxpr(jax.grad(chunked))(outputs).jaxpr)
+    products = [equation for equation in found if equation.primitive.name == "dot_general"]
+    assert {variable.aval.dtype for product in products for variable in product.invars} == {jnp.bfloat16.dtype}
 
 
 def test_chunked_sums_the_gradient_of_a_short_kernel_in_float32():
