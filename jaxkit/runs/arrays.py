@@ -8,6 +8,7 @@ training beside it: what is written does not go through the system's cache, wher
 import concurrent.futures
 import errno
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -148,8 +149,8 @@ def _plain(leaf: Any) -> np.ndarray:
 def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(wanted))
-    if wanted.dtype.name not in _NAMES and array.dtype == np.uint8 and wanted.dtype.itemsize == 1:
-        array = array.view(wanted.dtype)
+    if wanted.dtype.name not in _NAMES and array.dtype == np.uint8 and array.nbytes == _bytes_of(wanted):
+        array = array.reshape(-1).view(wanted.dtype).reshape(wanted.shape)
     if array.shape != wanted.shape or array.dtype != wanted.dtype:
         raise ValueError(
             f"{where}: holds {array.dtype.name}{list(array.shape)},"
@@ -158,14 +159,19 @@ def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     return array
 
 
+def _bytes_of(wanted: Any) -> int:
+    return math.prod(wanted.shape) * wanted.dtype.itemsize
+
+
 def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
     header: dict[str, Any] = {}
     offset = 0
     for path, array in group.items():
-        kind = _NAMES.get(array.dtype.name, "U8")
+        kind, width = _NAMES.get(array.dtype.name), array.dtype.itemsize
         header[path] = {
-            "dtype": kind,
-            "shape": list(array.shape),
+            "dtype": kind or "U8",
+            # Of what has no name of its own the bytes are a dimension, where it has more than one.
+            "shape": [*array.shape, *([] if kind or width == 1 else [width])],
             "data_offsets": [offset, offset := offset + array.nbytes],
         }
     text = json.dumps(header).encode()

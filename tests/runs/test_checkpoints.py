@@ -57,9 +57,10 @@ def test_damage_to_either_form_is_seen(tmp_path, sharded):
             path.write_bytes(content)
 
 
-def test_keys_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
+def test_keys_and_complex_numbers_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
     tree = {
         "none": np.zeros((0, 3)),
+        "complex": np.array([[1 + 2j, -0.0j]], np.complex64),
         "key": jax.random.key(3),
         "small": np.array([0.5, 1.0]).astype(ml_dtypes.float8_e4m3fn),
     }
@@ -67,6 +68,7 @@ def test_keys_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
     found = arrays.read(tmp_path, tree)
     assert found["none"].shape == (0, 3)
     assert found["key"] == tree["key"]
+    same(found["complex"], tree["complex"])
     assert found["small"].dtype == tree["small"].dtype
     np.testing.assert_array_equal(found["small"].astype(np.float32), [0.5, 1.0])
 
