@@ -162,6 +162,8 @@ def train(
         evaluations = rows.evaluations
         if saved_at == last:
             # Killed between the last checkpoint and the report: the record has the row, the report is to come.
+            if jax.process_index() == 0:
+                checkpoints.clear(workdir / directory.CHECKPOINTS, last)
             evaluations = {
                 split: ledger.summed([ledger.on_host(part) for part in parts])
                 for split, parts in evaluate(state).items()
