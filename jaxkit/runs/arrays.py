@@ -220,14 +220,17 @@ def _put(path: Path, part: Part, way: int) -> None:
 
 
 def _read_part(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        content = np.fromfile(file, np.uint8)
     names = {kind: jax.numpy.dtype(name) for name, kind in _NAMES.items()}
-    return {
-        name: content[slice(*entry["data_offsets"])].view(names[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in header.items()
-    }
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            content = np.fromfile(file, np.uint8)
+        return {
+            name: content[slice(*entry["data_offsets"])].view(names[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in header.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path}: holds no arrays that this jaxkit reads ({error!r})") from error
 
 
 def on_threads(function: Callable[..., T], *arguments: Sequence[Any]) -> list[T]:

@@ -176,6 +176,18 @@ def test_a_manifest_with_a_hash_of_no_kind_that_is_known_is_not_trusted(tmp_path
     assert checkpoints.verify(tmp_path / "1") == "state-0.safetensors is not what was written"
 
 
+HEADERS = ["", "{", "[]", '{"w": 3}', '{"w": {}}', '{"w": {"dtype": "F4", "shape": [1], "data_offsets": [0, 4]}}']
+
+
+@pytest.mark.parametrize("header", [*HEADERS, '{"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}}'])
+@pytest.mark.parametrize("length", [None, 2**62, 2**64 - 1])
+def test_what_holds_no_arrays_is_said_in_one_line(tmp_path, header, length):
+    begin = (len(header) if length is None else length).to_bytes(8, "little")
+    (tmp_path / "state-0.safetensors").write_bytes(begin + header.encode() + b"\0\0\0\0")
+    with pytest.raises(ValueError, match=r"state-0\.safetensors: holds no arrays that this jaxkit reads \(.+\)$"):
+        arrays.read(tmp_path, {"w": np.zeros(1, np.float32)})
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the same path"):
         arrays.pack({"a.b": np.zeros(2), "a": {"b": np.ones(2)}})
