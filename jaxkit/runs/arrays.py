@@ -8,7 +8,6 @@ training beside it: what is written does not go through the system's cache, wher
 import concurrent.futures
 import errno
 import json
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -149,7 +148,8 @@ def _plain(leaf: Any) -> np.ndarray:
 def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(wanted))
-    if wanted.dtype.name not in _NAMES and array.dtype == np.uint8 and array.nbytes == _bytes_of(wanted):
+    unnamed = wanted.dtype.name not in _NAMES and array.dtype == np.uint8
+    if unnamed and array.shape == (*wanted.shape, *_bytes_within(wanted.dtype)):
         array = array.reshape(-1).view(wanted.dtype).reshape(wanted.shape)
     if array.shape != wanted.shape or array.dtype != wanted.dtype:
         raise ValueError(
@@ -159,19 +159,19 @@ def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     return array
 
 
-def _bytes_of(wanted: Any) -> int:
-    return math.prod(wanted.shape) * wanted.dtype.itemsize
+def _bytes_within(dtype: Any) -> tuple[int, ...]:
+    """Of what has no name, and more than one byte, those are a dimension of their own."""
+    return () if dtype.name in _NAMES or dtype.itemsize == 1 else (dtype.itemsize,)
 
 
 def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
     header: dict[str, Any] = {}
     offset = 0
     for path, array in group.items():
-        kind, width = _NAMES.get(array.dtype.name), array.dtype.itemsize
+        kind = _NAMES.get(array.dtype.name, "U8")
         header[path] = {
-            "dtype": kind or "U8",
-            # Of what has no name of its own the bytes are a dimension, where it has more than one.
-            "shape": [*array.shape, *([] if kind or width == 1 else [width])],
+            "dtype": kind,
+            "shape": [*array.shape, *_bytes_within(array.dtype)],
             "data_offsets": [offset, offset := offset + array.nbytes],
         }
     text = json.dumps(header).encode()
@@ -215,6 +215,9 @@ def _put(path: Path, part: Part, way: int) -> None:
             left = left[os.write(file, left) :]
         os.ftruncate(file, part.size)
         os.fsync(file)
+    except OSError as error:
+        error.filename = str(path)  # which those calls do not know
+        raise
     finally:
         os.close(file)
 

@@ -224,14 +224,18 @@ def test_what_goes_wrong_beside_the_training_is_said_at_the_next_save(tmp_path, 
     saver = saving.saver(tmp_path)
     saver.save(1, {"w": np.ones(3)}, {})
     saver.wait()
+    write = os.write
     with monkeypatch.context() as patch:
 
-        def full(*arguments):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+        def full(file, content):
+            if "/2/state-1." in os.readlink(f"/proc/self/fd/{file}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(file, content)
 
-        patch.setattr(arrays, "write", full)
-        saver.save(2, {"w": np.ones(3)}, {})
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "write", full)
+        patch.setattr(arrays, "PART_BYTES", 8)
+        saver.save(2, {name: np.ones(3) for name in "abc"}, {})
+        with pytest.raises(OSError, match=r"No space left on device: '.*/2/state-1\.safetensors'"):
             saver.save(3, {"w": np.ones(3)}, {})
     saver.wait()
     assert checkpoints.steps(tmp_path) == [1]
