@@ -72,8 +72,9 @@ def check_quiet(browser) -> None:
 
 
 def check_readable(browser) -> None:
-    """Names of runs are there whole, and paths of a config in one line."""
-    cut = "[...document.querySelectorAll('.title')].filter(box => box.scrollWidth > box.clientWidth)"
+    """Names of runs are there whole, in three lines at most, and paths of a config in one line."""
+    names = "[...document.querySelectorAll('.title')]"
+    cut = f"{names}.filter(box => box.scrollWidth > box.clientWidth || box.offsetHeight > 80)"
     broken = "[...document.querySelectorAll('.beside th code')].filter(box => box.offsetHeight > 30)"
     assert browser.execute_script(f"return [...{cut}, ...{broken}].map(box => box.innerText)") == []
 
