@@ -286,6 +286,15 @@ def test_ema_of_bfloat16_parameters_does_not_stall():
     assert float(found) == 1.0
 
 
+@pytest.mark.filterwarnings("ignore:Casting from complex")
+def test_ema_of_complex_parameters_is_complex():
+    optimizer = updates.ema(decay=0.5)
+    state = updates.init_state({"w": jnp.array([1 + 2j])}, {}, optimizer)
+    _, opt_state = optimizer.update({"w": jnp.array([2j])}, state.opt_state, state.params)
+    # Of the one it has seen: 1 + 2j and the update.
+    assert updates.averaged(state._replace(opt_state=opt_state))["w"].tolist() == [1 + 4j]
+
+
 def test_without_an_ema_the_average_is_the_parameters():
     state = updates.init_state(jnp.array(3.0), {}, optax.adam(1e-3))
     assert updates.averaged(state) is state.params

@@ -1,5 +1,6 @@
 """Where data is: a directory here; or a bucket (gs://, s3://) or a DVC repository (dvc:), copied on use."""
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -44,6 +45,13 @@ def local(text: str) -> Path:
         'text'
     """
     copy = _cache() / hashlib.sha256(text.encode()).hexdigest()[:24]
+    # Of many processes that begin together one copies, and the others find what it has copied.
+    with copy.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _copied(text, copy)
+
+
+def _copied(text: str, copy: Path) -> Path:
     before = _listing_of(copy)
     try:
         system, path = _open(text)

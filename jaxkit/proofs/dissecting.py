@@ -144,7 +144,7 @@ def _layers(seen: _Seen, earlier: _Seen | None) -> list[Layer]:
     before = _norms(earlier) if earlier is not None else {}
     found = []
     for path, (gradient, update) in _norms(seen).items():
-        parameter = float(np.linalg.norm(np.asarray(seen.given[_PARAMS + path], np.float64).reshape(-1)))
+        parameter = float(np.linalg.norm(_wide(seen.given[_PARAMS + path])))
         found.append(Layer(path, parameter, gradient, update, *before.get(path, (None, None))))
     return sorted(found, key=_stands_out, reverse=True)
 
@@ -156,12 +156,15 @@ def _norms(seen: _Seen) -> dict[str, tuple[float | None, float]]:
         if name.startswith(_PARAMS):
             path, after = name.removeprefix(_PARAMS), seen.results[name][1]
             node = gradients.get(_GRADIENT + path)
-            wide = np.asarray(after, np.float64) - np.asarray(given, np.float64)
             found[path] = (
                 None if node is None else seen.nodes[node].norm,
-                float(np.linalg.norm(wide.reshape(-1))),
+                float(np.linalg.norm(_wide(after) - _wide(given))),
             )
     return found
+
+
+def _wide(array: Any) -> np.ndarray:
+    return np.asarray(array).astype(np.complex128 if np.iscomplexobj(array) else np.float64).reshape(-1)
 
 
 def _stands_out(layer: Layer) -> tuple[bool, float]:

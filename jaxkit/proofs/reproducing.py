@@ -140,15 +140,7 @@ def _code(
     if wanted not in (None, hashlib.sha256(patch).hexdigest()):
         notes.append(f"code: {run / 'dirty.patch'} is not the patch that was recorded; it was changed since")
     code = stack.enter_context(worktrees.checkout(Path.cwd(), commit, patch, top))
-    for name in worktrees.left_out_of(patch):
-        if name == "all of the patch":
-            notes.append("code: what the commit does not say was left out of the patch; the commit alone is run")
-            continue
-        linked = worktrees.link(worktrees.top_of(Path.cwd()), code, name)
-        notes.append(
-            f"code: {name} was left out of the patch; "
-            + ("it is taken as it is now" if linked else "it is missing")
-        )
+    notes += [f"code: {note}" for note in worktrees.fill(worktrees.top_of(Path.cwd()), code, patch)]
     for number, resumed in enumerate(noted.get("resumed", []), 1):
         if resumed.get("git", {}).get("commit") != commit or resumed.get("patch") != noted.get("patch"):
             notes.append(f"code: start {number + 1} of the run was made with other code; that of the first is run")

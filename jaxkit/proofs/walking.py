@@ -110,9 +110,10 @@ def _inside(nodes, equation, held, scope, loops) -> list[Held] | None:
         return into(next(parameters[key] for key in _INNER if key in parameters), held)
     if name == "cond":
         return into(parameters["branches"][int(held[0].value)], held[1:])
-    if name == "while":
+    # A loop that is several at once, or none, is an operation like any other.
+    if name == "while" and not parameters["cond_jaxpr"].out_avals[0].shape:
         return _while(into, parameters, held, loops)
-    if name == "scan":
+    if name == "scan" and parameters["length"]:
         return _scan(nodes, into, parameters, held, scope, loops)
     return None
 

@@ -159,9 +159,38 @@ def left_out_of(patch: bytes) -> list[str]:
     return [name.decode(errors="replace") for name in found]
 
 
+def fill(root: Path, code: Path, patch: bytes) -> list[str]:
+    """Links into a worktree what the patch leaves out and the repositories within; what is to be said of those."""
+    notes, within, left_out = [], _repositories(code), left_out_of(patch)
+    for name in dict.fromkeys((*left_out, *within)):
+        if name == "all of the patch":
+            notes.append("what the commit does not say was left out of the patch; the commit alone is run")
+            continue
+        linked = link(root, code, name)
+        if linked and name not in left_out and _stands_at(root / name, within[name]):
+            continue
+        why = "was left out of the patch" if name in left_out else "is a repository of its own"
+        notes.append(f"{name} {why}; " + ("it is taken as it is now" if linked else "it is missing"))
+    return notes
+
+
+def _repositories(code: Path) -> dict[str, str]:
+    """{path: commit} of the repositories within that a worktree's commit names; git leaves their places empty."""
+    listed = os.fsdecode(git(code, "ls-tree", "-r", "-z", "HEAD") or b"").split("\0")
+    entries = [row.partition("\t") for row in listed if row.startswith("160000 ")]
+    return {name: entry.split()[2] for entry, _, name in entries}
+
+
+def _stands_at(directory: Path, commit: str) -> bool:
+    head, changes = git(directory, "rev-parse", "HEAD"), git(directory, "status", "--porcelain")
+    return changes == b"" and head is not None and head.decode().strip() == commit
+
+
 def link(root: Path, code: Path, name: str) -> bool:
     """Links a file or directory of the working tree into the worktree, where the commit has none of that name."""
     source, target = root / name, code / name
+    with contextlib.suppress(OSError):
+        target.rmdir()  # the empty place of a repository within
     if not source.exists() or target.is_symlink() or target.exists() or not target.parent.is_dir():
         return False
     target.symlink_to(source)

@@ -148,14 +148,20 @@ def _plain(leaf: Any) -> np.ndarray:
 def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(wanted))
-    if wanted.dtype.name not in _NAMES and array.dtype == np.uint8 and wanted.dtype.itemsize == 1:
-        array = array.view(wanted.dtype)
+    unnamed = wanted.dtype.name not in _NAMES and array.dtype == np.uint8
+    if unnamed and array.shape == (*wanted.shape, *_bytes_within(wanted.dtype)):
+        array = array.reshape(-1).view(wanted.dtype).reshape(wanted.shape)
     if array.shape != wanted.shape or array.dtype != wanted.dtype:
         raise ValueError(
             f"{where}: holds {array.dtype.name}{list(array.shape)},"
             f" this config makes {wanted.dtype.name}{list(wanted.shape)}"
         )
     return array
+
+
+def _bytes_within(dtype: Any) -> tuple[int, ...]:
+    """Of what has no name, and more than one byte, those are a dimension of their own."""
+    return () if dtype.name in _NAMES or dtype.itemsize == 1 else (dtype.itemsize,)
 
 
 def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
@@ -165,7 +171,7 @@ def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
         kind = _NAMES.get(array.dtype.name, "U8")
         header[path] = {
             "dtype": kind,
-            "shape": list(array.shape),
+            "shape": [*array.shape, *_bytes_within(array.dtype)],
             "data_offsets": [offset, offset := offset + array.nbytes],
         }
     text = json.dumps(header).encode()
@@ -209,19 +215,25 @@ def _put(path: Path, part: Part, way: int) -> None:
             left = left[os.write(file, left) :]
         os.ftruncate(file, part.size)
         os.fsync(file)
+    except OSError as error:
+        error.filename = str(path)  # which those calls do not know
+        raise
     finally:
         os.close(file)
 
 
 def _read_part(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        content = np.fromfile(file, np.uint8)
     names = {kind: jax.numpy.dtype(name) for name, kind in _NAMES.items()}
-    return {
-        name: content[slice(*entry["data_offsets"])].view(names[entry["dtype"]]).reshape(entry["shape"])
-        for name, entry in header.items()
-    }
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            content = np.fromfile(file, np.uint8)
+        return {
+            name: content[slice(*entry["data_offsets"])].view(names[entry["dtype"]]).reshape(entry["shape"])
+            for name, entry in header.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{path}: holds no arrays that this jaxkit reads ({error!r})") from error
 
 
 def on_threads(function: Callable[..., T], *arguments: Sequence[Any]) -> list[T]:

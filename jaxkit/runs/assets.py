@@ -89,7 +89,7 @@ def shortened(folder: Path) -> str:
         ''
     """
     try:
-        lines = (folder / SAMPLES).read_text(encoding="utf-8").splitlines()
+        lines = (folder / SAMPLES).read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     # What a model writes may hold characters that move a terminal's cursor.

@@ -71,6 +71,15 @@ def save(
     if not leads:
         return
     _note_first(directory, step)
+    clear(directory, step, damaged)
+
+
+def clear(directory: Path, step: int, damaged: Collection[int] = ()) -> None:
+    """Deletes all but a step's checkpoint and the whole one before it; newer ones only where they are `damaged`.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
     before = [found for found in steps(directory) if found < step and found not in damaged]
     gone = lambda number: (number < step or number in damaged) and number not in (*before[-1:], step)
     for path in directory.iterdir():
@@ -80,7 +89,9 @@ def save(
 
 def _note_first(directory: Path, step: int) -> None:
     """Notes, for good, that a checkpoint is whole: from then on a directory without one has lost it."""
-    files.sync_directory(directory)
+    # With the names of the directory itself, and of the record beside it.
+    for folder in (directory, directory.parent):
+        files.sync_directory(folder)
     # The checkpoint is as good without the note; the next one tries again.
     with contextlib.suppress(OSError):
         if not (directory / verifying.FIRST).exists():

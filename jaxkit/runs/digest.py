@@ -25,7 +25,7 @@ def fold(tree: Any) -> jax.Array:
     """
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(tree):
-        bits = leaf.astype(jnp.uint8) if leaf.dtype == jnp.bool_ else leaf
+        bits = _whole(leaf)
         bits = jax.lax.bitcast_convert_type(bits, _UNSIGNED[bits.dtype.itemsize]).reshape(-1)
         # Place and bits are mixed before they are summed: a plain weighted sum is blind to some exchanges.
         mixed = bits.astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761))
@@ -33,6 +33,14 @@ def fold(tree: Any) -> jax.Array:
         mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(3266489909)
         total = total * jnp.uint32(16777619) + jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
     return total
+
+
+def _whole(leaf: jax.Array) -> jax.Array:
+    """The same numbers, each of whole bytes and of one part."""
+    if jnp.iscomplexobj(leaf):
+        return jnp.stack([leaf.real, leaf.imag])
+    few = leaf.dtype == jnp.bool_ or (jnp.issubdtype(leaf.dtype, jnp.integer) and jnp.iinfo(leaf.dtype).bits < 8)
+    return leaf.astype(jnp.uint8) if few else leaf
 
 
 def chain(previous: str, step: int, values: Mapping[str, Any], parameters: int) -> str:

@@ -76,6 +76,11 @@ def train(
     layout, form, last = recipe.layout, feeding.choose_form(recipe, plan, config), config.num_steps
     warnings: list[str] = []
     saved_at, saved = _restore(recipe, plan, workdir, warnings.append)
+    if saved_at > last:
+        raise UsageError(
+            f"config.num_steps: came {last}, but {workdir} holds a run that has done {saved_at}; wanted as many or"
+            " more, or another --workdir=DIR"
+        )
     begun = _begun(workdir, saved_at)
     # What is behind the newest whole one was passed over.
     damaged = [step for step in checkpoints.steps(workdir / directory.CHECKPOINTS) if step > saved_at]
@@ -162,6 +167,8 @@ def train(
         evaluations = rows.evaluations
         if saved_at == last:
             # Killed between the last checkpoint and the report: the record has the row, the report is to come.
+            if jax.process_index() == 0:
+                checkpoints.clear(workdir / directory.CHECKPOINTS, last)
             evaluations = {
                 split: ledger.summed([ledger.on_host(part) for part in parts])
                 for split, parts in evaluate(state).items()

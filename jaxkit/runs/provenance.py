@@ -19,13 +19,14 @@ MAX_PATCH_BYTES = 10 * 2**20
 KEYS = (
     *(".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk"),
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", ".netrc", "_netrc", ".pgpass", ".pypirc", ".npmrc"),
-    *("credentials", "*credentials*.json", "*credentials*.ini", "*service*account*.json", "*secret*.json"),
+    *("*credentials", "*credentials*.json", "*credentials*.ini", "*service*account*.json", "*secret*.json"),
     *("*secrets*.y*ml", "*secrets*.toml", "kubeconfig", ".htpasswd"),
 )
 # Git searches for the same: what its regular expressions (POSIX, extended) and Python's have in common.
 _KEY = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|(^|[^0-9A-Za-z_])"
-    rb"((AKIA|ASIA)[0-9A-Z]{16}([^0-9A-Za-z_]|$)|gh[pousr]_[A-Za-z0-9]{36}|sk-[A-Za-z0-9]{40})",
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY( BLOCK)?-----|(^|[^0-9A-Za-z_])"
+    rb"((AKIA|ASIA)[0-9A-Z]{16}([^0-9A-Za-z_]|$)|gh[pousr]_[A-Za-z0-9]{36}|github_pat_[A-Za-z0-9_]{40}"
+    rb"|sk-[A-Za-z0-9_-]{40}|hf_[A-Za-z]{34}|AIza[A-Za-z0-9_-]{35}|xox[abp]-[A-Za-z0-9-]{20})",
     re.MULTILINE,
 )
 _BY_CONTENT = "it looks like a key by its content"
@@ -168,7 +169,8 @@ def patch(directory: Path, *, leave_out: Path) -> bytes:
     """What the commit does not say: changed and new files as one patch that `git apply` takes.
 
     Without git, or where nothing differs, it is empty. What is larger than 10 MB is left out, one file or all
-    together, and so are files that look like keys, now or in the commit, or that cannot be read; the text says so.
+    together, and so are files that look like keys, now or in the commit, or that cannot be read, and what is a
+    repository of its own; the text says so.
     Neither `leave_out` (the run directory) nor a directory `runs` is part of it.
     """
     root = repository.top(directory)
@@ -212,6 +214,11 @@ def _why_not(path: Path) -> str:
     # Also of one that was deleted: the patch would hold what was in it.
     if any(fnmatch.fnmatch(path.name.lower(), pattern) for pattern in KEYS):
         return "it looks like a key by its name"
+    # Of a link git keeps where it leads to, and not what is there.
+    if path.is_symlink():
+        return ""
+    if path.is_dir():
+        return "it is a repository of its own"
     try:
         if path.stat().st_size > MAX_PATCH_BYTES:
             return f"more than {MAX_PATCH_BYTES} bytes"
@@ -225,11 +232,13 @@ def _why_not(path: Path) -> str:
 def _changed(root: Path, leave_out: Path) -> list[str] | None:
     """The files that differ from the commit, removed ones too; no pipes, sockets or what is in a run directory."""
     # Not as renames: those name the new file alone.
-    changed = repository.git(root, "diff", "--name-only", "--no-renames", "-z", "HEAD")
+    shown = ("--name-only", "--no-renames", "--ignore-submodules=none", "-z")
+    changed = repository.git(root, "diff", *shown, "HEAD")
     new = repository.git(root, "ls-files", "--others", "--exclude-standard", "-z")
     if changed is None or new is None:
         return None
-    names = filter(None, os.fsdecode(changed + new).split("\0"))
-    wanted = lambda path: not os.path.exists(path) or os.path.isfile(path)
+    names = [name.rstrip("/") for name in os.fsdecode(changed + new).split("\0") if name]
+    file = lambda path: not os.path.exists(path) or os.path.isfile(path) or os.path.islink(path)
+    wanted = lambda path: file(path) or os.path.exists(path / ".git")
     outside = lambda path: not path.is_relative_to(root / "runs") and not path.is_relative_to(leave_out)
     return sorted({name for name in names if wanted(root / name) and outside(root / name)})

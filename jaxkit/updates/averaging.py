@@ -38,14 +38,16 @@ def ema(*, decay: float) -> optax.GradientTransformation:
     if decay >= 1:
         raise ValueError(f"decay: came {decay}, wanted a number in [0, 1)")
 
+    # In 32 bits whatever the parameters are: in bfloat16 a small step to a sum of many is no step.
+    wide = lambda p: p.astype(jnp.complex64 if jnp.iscomplexobj(p) else jnp.float32)
+
     def init(params):
-        # In float32 whatever the parameters are: in bfloat16 a small step to a sum of many is no step.
-        return EmaState(jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
+        return EmaState(jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros_like(wide(p)), params))
 
     def update(updates, state, params=None):
         if params is None:
             raise ValueError("ema: came no params; call optimizer.update(gradients, opt_state, params)")
-        new = EmaState(jnp.ones(()), optax.tree.cast(optax.apply_updates(params, updates), jnp.float32))
+        new = EmaState(jnp.ones(()), jax.tree.map(wide, optax.apply_updates(params, updates)))
         return updates, jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state, new)
 
     return optax.GradientTransformation(init, update)

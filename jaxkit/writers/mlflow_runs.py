@@ -135,5 +135,6 @@ def flat(value: Any, path: str = "") -> dict[str, str]:
 
 
 def _key(name: str) -> str:
-    """A name with what MLflow does not take replaced."""
-    return re.sub(r"[^\w\-. :/]", "_", name)[:250]
+    """A name with what MLflow does not take replaced: it must be a path, and lead nowhere else."""
+    parts = re.sub(r"[^\w\-. :/]", "_", name)[:250].split("/")
+    return "/".join(part for part in parts if part not in ("", ".", "..")) or "_"

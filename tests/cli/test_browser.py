@@ -71,6 +71,14 @@ def check_quiet(browser) -> None:
     until(browser, "return document.documentElement.scrollWidth <= innerWidth")
 
 
+def check_readable(browser) -> None:
+    """Names of runs are there whole, in three lines at most, and paths of a config in one line."""
+    names = "[...document.querySelectorAll('.title')]"
+    cut = f"{names}.filter(box => box.scrollWidth > box.clientWidth || box.offsetHeight > 80)"
+    broken = "[...document.querySelectorAll('.beside th code')].filter(box => box.offsetHeight > 30)"
+    assert browser.execute_script(f"return [...{cut}, ...{broken}].map(box => box.innerText)") == []
+
+
 @pytest.fixture(scope="module")
 def dashboard():
     """What the tests of the dashboard without a browser have: `served`, `append`."""
@@ -93,7 +101,7 @@ def served(browser, dashboard, folder):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, made):
     folder = tmp_path_factory.mktemp("browser") / "runs"
-    made(folder / "a", changes={"seed": 1})
+    made(folder / "a", changes={"seed": 1, "optimizer.learning_rate": 0.1})
     made(folder / HOSTILE, changes={"seed": 2, "model.call": HOSTILE}, losses={10: 3.0, 20: float("nan"), 30: 1.0})
     return folder
 
@@ -108,6 +116,7 @@ def test_a_report_is_drawn_without_a_network(browser, runs, tmp_path, command):
     assert HOSTILE in browser.find_element("css selector", "main").text
     browser.execute_script("document.getElementById('log').click()")
     until(browser, "return document.querySelector('#curves .chart').layout.yaxis.type", "log")
+    check_readable(browser)
     check_quiet(browser)
 
 
@@ -172,6 +181,7 @@ def test_the_dashboard_is_live(browser, runs, dashboard):
         style = "return getComputedStyle(document.querySelector('#legend span:last-child i')).borderTopStyle"
         until(browser, style, "dashed")
         until(browser, "return document.getElementById('config').innerText.includes('model.call')")
+        check_readable(browser)
         for step in (50, 60, 70, 80):
             dashboard.append(runs / "a", step, loss=1 / step)
             until(browser, f"{POINTS}[0].includes({step // 10})")

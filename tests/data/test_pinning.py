@@ -1,8 +1,10 @@
 """Pinned data opens only where its content is what the config says; copies of remote data are what is there."""
 
+import concurrent.futures
 import hashlib
 import json
 import sys
+import time
 import types
 from pathlib import Path
 from typing import ClassVar
@@ -111,6 +113,22 @@ def test_what_is_in_a_bucket_is_copied_once_and_anew_when_it_changes(bucket):
     locations.local.cache_clear()
     assert (locations.local("memory://bucket/data") / "a.txt").read_text() == "three"
     assert not (copy / "mark").exists()
+
+
+def test_of_two_that_begin_together_one_copies(bucket, monkeypatch):
+    copies, get = [], type(bucket).get_file
+
+    def slow(system, source, target, **options):
+        copies.append(source)
+        time.sleep(0.05)
+        get(system, source, target, **options)
+
+    monkeypatch.setattr(type(bucket), "get_file", slow)
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(locations.local, ["memory://bucket/data"] * 4))
+    assert (found[0] / "deep/b.txt").read_text() == "two"
+    assert len(set(found)) == 1
+    assert len(copies) == 2
 
 
 def test_without_a_network_the_copy_serves(bucket, monkeypatch):

@@ -75,6 +75,14 @@ CASES = {
     "what was given": (lambda x: x[1] + jnp.array([jnp.inf, 1.0]), ["add"]),
     "in a loop": (lambda x: jax.lax.scan(lambda c, y: (c - 1.0, jnp.log(c)), x[1], None, length=5)[1], ["log"]),
     "in a branch": (lambda x: jax.lax.cond(x[0] < 0, jnp.sqrt, jnp.abs, x[0]), ["sqrt"]),
+    "in several loops at once": (
+        lambda x: jax.vmap(lambda y: jax.lax.while_loop(lambda z: z < 4, lambda z: z * 2 + 3, y))(x) * jnp.log(x),
+        ["log"],
+    ),
+    "after a loop of no iterations": (
+        lambda x: jax.lax.scan(lambda c, y: (c, y * 2), x, jnp.zeros((0, 2)))[1].sum() + jnp.log(x),
+        ["log"],
+    ),
     "in a call": (lambda x: jax.jit(jax.checkpoint(jnp.log1p))(x * 2), ["log1p"]),
 }
 

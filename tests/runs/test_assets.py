@@ -102,8 +102,8 @@ def test_samples_that_fail_lose_no_run(tmp_path, capsys):
 
 
 def test_what_moves_a_cursor_is_not_shown(tmp_path):
-    (tmp_path / "samples.txt").write_text("a\x1b[2Jb\n")
-    assert assets.shortened(tmp_path) == "a\ufffd[2Jb"
+    (tmp_path / "samples.txt").write_bytes(b"a\x1b[2Jb\xff\n")
+    assert assets.shortened(tmp_path) == "a\ufffd[2Jb\ufffd"
 
 
 @pytest.mark.parametrize(("held", "drawn"), [(True, 4), (False, 2)])

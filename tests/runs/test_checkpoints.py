@@ -57,9 +57,10 @@ def test_damage_to_either_form_is_seen(tmp_path, sharded):
             path.write_bytes(content)
 
 
-def test_keys_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
+def test_keys_and_complex_numbers_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
     tree = {
         "none": np.zeros((0, 3)),
+        "complex": np.array([[1 + 2j, -0.0j]], np.complex64),
         "key": jax.random.key(3),
         "small": np.array([0.5, 1.0]).astype(ml_dtypes.float8_e4m3fn),
     }
@@ -67,6 +68,7 @@ def test_keys_and_eight_bit_floats_and_nothing_are_kept(tmp_path):
     found = arrays.read(tmp_path, tree)
     assert found["none"].shape == (0, 3)
     assert found["key"] == tree["key"]
+    same(found["complex"], tree["complex"])
     assert found["small"].dtype == tree["small"].dtype
     np.testing.assert_array_equal(found["small"].astype(np.float32), [0.5, 1.0])
 
@@ -174,6 +176,18 @@ def test_a_manifest_with_a_hash_of_no_kind_that_is_known_is_not_trusted(tmp_path
     assert checkpoints.verify(tmp_path / "1") == "state-0.safetensors is not what was written"
 
 
+HEADERS = ["", "{", "[]", '{"w": 3}', '{"w": {}}', '{"w": {"dtype": "F4", "shape": [1], "data_offsets": [0, 4]}}']
+
+
+@pytest.mark.parametrize("header", [*HEADERS, '{"w": {"dtype": "F32", "shape": [9], "data_offsets": [0, 4]}}'])
+@pytest.mark.parametrize("length", [None, 2**62, 2**64 - 1])
+def test_what_holds_no_arrays_is_said_in_one_line(tmp_path, header, length):
+    begin = (len(header) if length is None else length).to_bytes(8, "little")
+    (tmp_path / "state-0.safetensors").write_bytes(begin + header.encode() + b"\0\0\0\0")
+    with pytest.raises(ValueError, match=r"state-0\.safetensors: holds no arrays that this jaxkit reads \(.+\)$"):
+        arrays.read(tmp_path, {"w": np.zeros(1, np.float32)})
+
+
 def test_two_arrays_of_one_name_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the same path"):
         arrays.pack({"a.b": np.zeros(2), "a": {"b": np.ones(2)}})
@@ -210,14 +224,18 @@ def test_what_goes_wrong_beside_the_training_is_said_at_the_next_save(tmp_path, 
     saver = saving.saver(tmp_path)
     saver.save(1, {"w": np.ones(3)}, {})
     saver.wait()
+    write = os.write
     with monkeypatch.context() as patch:
 
-        def full(*arguments):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+        def full(file, content):
+            if "/2/state-1." in os.readlink(f"/proc/self/fd/{file}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return write(file, content)
 
-        patch.setattr(arrays, "write", full)
-        saver.save(2, {"w": np.ones(3)}, {})
-        with pytest.raises(OSError, match="No space left"):
+        patch.setattr(os, "write", full)
+        patch.setattr(arrays, "PART_BYTES", 8)
+        saver.save(2, {name: np.ones(3) for name in "abc"}, {})
+        with pytest.raises(OSError, match=r"No space left on device: '.*/2/state-1\.safetensors'"):
             saver.save(3, {"w": np.ones(3)}, {})
     saver.wait()
     assert checkpoints.steps(tmp_path) == [1]

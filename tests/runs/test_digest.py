@@ -11,13 +11,20 @@ from jaxkit.runs import digest, record
 VALUES = np.linspace(-1, 1, 600, dtype=np.float32)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32, jnp.uint8, jnp.bool_])
+@pytest.mark.parametrize(
+    "dtype", [jnp.float32, jnp.bfloat16, jnp.complex64, jnp.int32, jnp.uint8, jnp.int4, jnp.bool_]
+)
 def test_one_changed_value_changes_the_fold(dtype):
     values = np.arange(600) % 2
     array = jnp.asarray(values, dtype)
     values[300] = 1 - values[300]
     changed = jnp.asarray(values, dtype)
     assert int(digest.fold({"w": array})) != int(digest.fold({"w": changed}))
+
+
+def test_of_a_complex_number_both_parts_count():
+    numbers = [1, 1j, 1 + 1j, -1j, 0]
+    assert len({int(digest.fold({"w": jnp.array([number], jnp.complex64)})) for number in numbers}) == 5
 
 
 @pytest.mark.parametrize("distance", [1, 2, 64, 256, 512])

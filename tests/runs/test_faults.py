@@ -319,6 +319,24 @@ def test_what_a_kill_left_behind_goes_with_the_next_save(run, tmp_path):
     assert (tmp_path / "elsewhere/state-0.safetensors").is_file()
 
 
+def test_when_a_checkpoint_is_saved_all_names_on_the_way_to_it_are_on_the_disk(tmp_path, monkeypatch):
+    synced, sync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda file: (synced.append(os.readlink(f"/proc/self/fd/{file}")), sync(file))
+    )
+    workdir = tmp_path / "run"
+    with directory.claim(workdir, CONFIG, "blobs"):
+        recorder = record.recorder(workdir / directory.METRICS, after=0)
+        recorder.sync()
+        synced.clear()
+        checkpoints.save(workdir / directory.CHECKPOINTS, 10, tree(10), noted=recorder.noted())
+        recorder.close()
+    part, manifest = str(workdir / "checkpoints/10/state-0.safetensors"), str(workdir / "checkpoints/10/.manifest")
+    assert synced[0] == part
+    assert synced[1].startswith(manifest)
+    assert synced[2:5] == [str(path) for path in (workdir / "checkpoints/10", workdir / "checkpoints", workdir)]
+
+
 def test_a_full_disk_is_an_error_of_the_file_system(run, monkeypatch):
     usage = shutil.disk_usage(run)
     with monkeypatch.context() as patch:

@@ -1,6 +1,7 @@
 """The loop of a run: interrupted at any step and started again, it ends with the same bits and the same record."""
 
 import json
+import os
 import threading
 import time
 from functools import partial
@@ -231,7 +232,10 @@ def test_a_run_killed_before_its_report_writes_it_when_started_again(tmp_path, u
     shutil.copytree(uninterrupted, workdir)
     directory.set_status(workdir, status="running", params_sha256=None)
     (workdir / "evaluation/test.json").unlink()
+    # The kill came while the last save deleted what it had made superfluous.
+    (workdir / "checkpoints/5").mkdir()
     assert run(workdir, config()) == command.OK
+    assert sorted(os.listdir(workdir / "checkpoints")) == sorted(os.listdir(uninterrupted / "checkpoints"))
     found, wanted = directory.summary(workdir), directory.summary(uninterrupted)
     assert found["evaluation"] == wanted["evaluation"]
     assert found["params_sha256"] == wanted["params_sha256"]

@@ -167,7 +167,8 @@ def test_a_change_of_the_config_that_a_kill_cut_short_is_noted_once(tmp_path, mo
     assert changes_of(run) == [[["num_steps", "30", "35"]], [["num_steps", "35", str(then)]]]
 
 
-def test_what_is_no_name_is_nobody(tmp_path):
-    (tmp_path / ownership.OWNER).write_text("[1")
+@pytest.mark.parametrize("content", [b"[1", b"\xff", b"[" * 100_000])
+def test_what_is_no_name_is_nobody(tmp_path, content):
+    (tmp_path / ownership.OWNER).write_bytes(content)
     with ownership.held(tmp_path):
         pass

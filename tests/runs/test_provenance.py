@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -74,7 +75,11 @@ KEY = "-----BEGIN OPENSSH " + "PRIVATE KEY-----\nabc\n"  # in two, so that no sc
         ("server.pem", "hidden"),
         ("id_ed25519", "hidden"),
         ("gcp-credentials.json", "{}"),
+        (".git-credentials", "https://a:hidden@b"),
         ("notes.txt", KEY),
+        ("ring.asc", KEY.replace("KEY-", "KEY BLOCK-")),
+        ("upload.py", "login('hf_" + "abcdefGHIJ" * 4 + "')"),
+        ("ask.py", "key = 'sk-" + "proj-" + "a_B-9" * 10 + "'"),
     ],
 )
 def test_what_looks_like_a_key_is_left_out_and_said_so(repository, name, content):
@@ -120,6 +125,54 @@ def test_names_that_only_sound_like_keys_are_kept(repository):
     assert b"left out" not in provenance.patch(top, leave_out=top / "out")
 
 
+def test_a_link_is_kept_as_one_and_nothing_of_what_it_leads_to(repository):
+    top, git = repository
+    (top / "data").mkdir()
+    (top / "data/key.pem").write_text("hidden")
+    (top / "to a file").symlink_to("code.py")
+    git("add", "to a file", "data")
+    git("commit", "-qm", "second")
+    (top / "to a file").unlink()
+    (top / "to a file").symlink_to("data")
+    (top / "large").symlink_to("huge")
+    with (top / "huge").open("wb") as file:
+        file.truncate(2**40)
+    (top / ".gitignore").write_text("huge")
+    patch = provenance.patch(top, leave_out=top / "out")
+    git("stash", "-q", "--include-untracked")
+    subprocess.run(["git", "-C", top, "apply", "-"], input=patch, check=True)
+    assert [os.readlink(top / name) for name in ("to a file", "large")] == ["data", "huge"]
+    assert b"left out" not in patch
+    assert b"hidden" not in patch
+
+
+def test_a_repository_within_is_said_to_be_left_out_and_linked_into_a_worktree(repository, tmp_path_factory):
+    top, git = repository
+    inner = top / "inner"
+    for step in (["init", "-q", inner], ["-C", inner, "commit", "-q", "--allow-empty", "-m", "a"]):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *step], check=True)
+    said = b"# left out: inner, it is a repository of its own\n"
+    assert provenance.patch(top, leave_out=top / "out") == said
+    git("add", "inner")
+    git("commit", "-qm", "second")
+    assert provenance.patch(top, leave_out=top / "out") == b""
+    commit = provenance.git_state(top)["commit"]
+
+    def filled(patch):
+        with worktrees.checkout(top, commit, patch, tmp_path_factory.mktemp("room")) as code:
+            notes = worktrees.fill(top, code, patch)
+            assert (code / "inner").resolve() == inner
+        assert inner.is_dir()
+        return notes
+
+    assert filled(b"") == []
+    (inner / "new.py").write_text("a = 1\n")
+    assert provenance.patch(top, leave_out=top / "out") == said
+    assert filled(said) == ["inner was left out of the patch; it is taken as it is now"]
+    # As it stands now it is not what that commit names, whatever the run has noted.
+    assert filled(b"") == ["inner is a repository of its own; it is taken as it is now"]
+
+
 def test_a_patch_that_is_huge_in_all_is_left_out(repository, monkeypatch):
     top, _ = repository
     monkeypatch.setattr(provenance, "MAX_PATCH_BYTES", 2000)
@@ -130,11 +183,14 @@ def test_a_patch_that_is_huge_in_all_is_left_out(repository, monkeypatch):
     assert len(patch) < 100
 
 
-def test_what_cannot_be_read_is_left_out_and_said_so(repository):
+def test_what_cannot_be_read_is_left_out_and_said_so(repository, monkeypatch):
     top, _ = repository
     (top / "code.py").write_text("a = 7\n")
-    # From its beginning nobody can read it, not even root.
-    (top / "closed").symlink_to("/proc/self/mem")
+    (top / "closed").write_text("hidden")
+    read = provenance.Path.read_bytes
+    # For root, too.
+    closed = lambda path: read(Path("/proc/self/mem") if path.name == "closed" else path)
+    monkeypatch.setattr(provenance.Path, "read_bytes", closed)
     patch = provenance.patch(top, leave_out=top / "out")
     assert patch.startswith(b"# left out: closed, it cannot be read\n")
     assert b"a = 7" in patch

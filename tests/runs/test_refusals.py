@@ -87,6 +87,15 @@ def test_a_refused_resume_leaves_everything_as_it_was(run, message, monkeypatch)
         assert directory.status(run)["status"] == "interrupted"
 
 
+def test_a_run_is_not_made_shorter_than_it_is(run):
+    before = contents(run)
+    for num_steps in (4, 12):
+        config, allow = test_loop.config(num_steps=num_steps), ["num_steps"]
+        with pytest.raises(UsageError, match=rf"config\.num_steps: came {num_steps}, but .* has done 13; wanted"):
+            command.run(recipe, config, experiment="blobs", workdir=run, allow=allow)
+        assert contents(run) == before
+
+
 def unopened(config):
     """The same experiment, of which nobody may open the data."""
     built = recipe(config)

@@ -132,6 +132,19 @@ def test_mlflow_has_every_row_once_the_config_and_where_it_comes_from(tmp_path, 
     assert found.data.tags["fingerprint"] == configs.fingerprint(directory.read_config(run))
 
 
+@pytest.mark.filterwarnings("ignore")  # MLflow's, at import
+@pytest.mark.parametrize(
+    "name", ["", ".", "../loss", "/loss", "train//loss/", "a(b)[c]\n", "ünï", "x" * 249 + "/y"]
+)
+def test_no_name_of_a_metric_keeps_mlflow_from_the_others(quiet_mlflow, name):
+    from mlflow.utils.validation import _validate_metric_name
+
+    from jaxkit.writers import mlflow_runs
+
+    _validate_metric_name(mlflow_runs._key(name))
+    assert mlflow_runs._key("test/ece.low 5") == "test/ece.low 5"
+
+
 class Session:
     """A session of W&B's, online: the server has had rows up to a step."""
 
