@@ -744,6 +744,9 @@ def test_override(path, text, wanted):
         ("f", "x", "config.f: came 'x', wanted a float"),
         ("b", "1", "config.b: came '1', wanted true or false"),
         ("ints", "1,x", "config.ints.1: came 'x', wanted an int"),
+        # What a shell makes of a variable that is not set; no elements are "()".
+        ("ints", "", "config.ints: came '', wanted a tuple such as '(16, 32)' or '({\"call\": NAME},)'"),
+        ("strs", " ", "config.strs: came ' ', wanted a tuple such as '(16, 32)' or '({\"call\": NAME},)'"),
         ("mixed", "x", "config.mixed: came 'x', wanted a tuple such as '(16, 32)' or '({\"call\": NAME},)'"),
         ("tree", "resnet", "config.tree: came 'resnet', wanted a dict such as {'call': 'jaxkit.models.cnn'}"),
         (

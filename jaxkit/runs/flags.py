@@ -66,6 +66,8 @@ def parse(argv: Sequence[str]) -> Flags | None:
             what = "flag" if word.startswith("-") else "place for"
             raise UsageError(f"there is no {what} {name}{near.removesuffix('.')} (see --help)")
         alone = name in ("--debug", "--distributed")
+        if name == "--debug" and equals:
+            raise UsageError(f"{name}: came {text!r}, but it takes no value; leave it out to turn it off")
         if not alone and not equals:
             text = next(words, "")
         if not alone and not text:
