@@ -367,6 +367,17 @@ def test_a_fully_masked_batch_is_skipped_by_the_guard():
     assert float(metrics["skipped"].compute()) == 1.0
 
 
+def test_the_guard_takes_gradients_without_a_metric():
+    own = lambda params, extra, batch, key: (Mean(jnp.sum(batch["x"]), jnp.float32(2)), {}, extra)
+    update, state = (
+        updates.guarded_step(own, optax.sgd(0.1)),
+        updates.init_state(jnp.array(1.0), {}, optax.sgd(0.1)),
+    )
+    for x, wanted in ((1.0, 0.9), (jnp.inf, 1.0)):
+        after, _ = jax.jit(update)(state, {"x": jnp.full(2, x)}, jax.random.key(0))
+        assert float(after.params) == pytest.approx(wanted)
+
+
 def test_convolutions_are_found_however_deep():
     def convolve(x):
         return jax.lax.conv(x, jnp.ones((1, 1, 3, 3)), (1, 1), "SAME")
