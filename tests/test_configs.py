@@ -398,6 +398,15 @@ TAKES = "It takes: width, depth, rate, sizes, on"
             "config.m.rest: came 2, wanted tuple[typing.Any, ...] (parts.positional)",
         ),
         ({"call": "parts.component", "width": 0}, "config.m: parts.component: width: came 0, wanted >= 1"),
+        # Whatever it raises: its text alone may not say what it is.
+        (
+            {"call": "operator.truediv", "a": 1, "b": 0},
+            "config.m: operator.truediv: ZeroDivisionError: division by zero",
+        ),
+        (
+            {"call": "os.stat", "path": "/no/such"},
+            "config.m: os.stat: FileNotFoundError: [Errno 2] No such file or directory: '/no/such'",
+        ),
         (
             {"call": "parts.component", "function": "parts.component"},
             "config.m: has both 'call' and 'function'; 'call' gives a result, 'function' itself",

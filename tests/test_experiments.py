@@ -247,7 +247,7 @@ def check_curves(axes, rows):
     for one, name in zip(axes, ("loss", "accuracy")):
         assert one.get_ylabel() == name
         curves = {line.get_label(): line.get_xydata().tolist() for line in one.get_lines()}
-        keys = {"train (augmented)": name, "test": f"test/{name}"}
+        keys = {"training batches": name, "test": f"test/{name}"}
         assert curves == {
             label: [[row["step"], row[key]] for row in rows if key in row] for label, key in keys.items()
         }

@@ -80,6 +80,10 @@ BROKEN = {
         {"predict": lambda p, e, b: b["x"]},
         "predict: came float32[8,4], wanted {name: array[batch, ...]}",
     ),
+    "predict gives lists": (
+        {"predict": lambda p, e, b: {"labels": [b["x"], b["x"]]}},
+        "predict: labels: came list, wanted one for each of 8 examples",
+    ),
     "evaluate gives no dict": ({"evaluate": lambda p, e, b: b["x"]}, "evaluate: came "),
     "predict reduces": (
         {"predict": lambda p, e, b: {"mean": b["x"].mean()}},

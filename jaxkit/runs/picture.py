@@ -45,7 +45,7 @@ def _curves(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     for key in keys:
         points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
         if points:
-            label = key.split("/")[0] if "/" in key else "train (augmented)"
+            label = key.split("/")[0] if "/" in key else "training batches"
             axes.plot(*zip(*points), label=label, linewidth=1.2, marker="." if len(points) < 20 else None)
     axes.set_ylabel(name)
     axes.grid(alpha=0.25)
