@@ -220,17 +220,19 @@ def test_each_microbatch_and_each_step_has_a_key_of_its_own():
 
 def test_every_microbatch_starts_from_the_same_extra_and_they_are_averaged():
     def objective(params, extra, batch, key):
-        # A running mean with decay 0.9, and a counter.
+        # A running mean with decay 0.9, a counter, and a flag.
         mean = 0.9 * extra["mean"] + 0.1 * jnp.mean(batch["x"])
-        return Mean(params, 1.0), ({}, {"mean": mean, "steps": extra["steps"] + 1})
+        return Mean(params, 1.0), ({}, {"mean": mean, "steps": extra["steps"] + 1, "seen": ~extra["seen"]})
 
-    batch, extra = {"x": jnp.array([1.0, 3.0, 5.0, 7.0])}, {"mean": jnp.float32(10), "steps": jnp.int32(4)}
+    batch = {"x": jnp.array([1.0, 3.0, 5.0, 7.0])}
+    extra = {"mean": jnp.float32(10), "steps": jnp.int32(4), "seen": jnp.array(False)}
     for microbatches in (1, 2, 4):
         gradients = updates.accumulate(updates.gradients(objective), microbatches=microbatches)
         _, _, after = gradients(jnp.ones(()), extra, batch, jax.random.key(0))
         # 0.9 * 10 + 0.1 * 4, however the batch is split; in turn, two parts would give 8.7.
         assert float(after["mean"]) == pytest.approx(9.4, abs=1e-5)
         assert int(after["steps"]) == 5
+        assert (bool(after["seen"]), after["seen"].dtype) == (True, bool)
 
 
 def test_microbatches_that_do_not_divide_are_named():
