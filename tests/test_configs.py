@@ -764,6 +764,11 @@ def test_override(path, text, wanted):
             "config.i: came \"{'a': 1}\", wanted an int or a dict such as {'call': 'jaxkit.models.cnn'}",
         ),
         ("tree.rat", "1", "config.tree has no 'rat'; did you mean 'rate'? It has: call, rate"),
+        (
+            "tree.dropout",
+            "1",
+            "config.tree has no 'dropout'. It has: call, rate; what else m.f takes is added in the config file",
+        ),
         ("f.x", "1", "config.f: is 0.1, so there is no config.f.x"),
         ("chain.1.x", "1", "config.chain: has no item '1'; it has 1, counted from 0"),
         (

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from jaxkit.configs.frozen import Frozen, freeze, no_field, place, text, thaw
 from jaxkit.configs.parsing import parse
-from jaxkit.errors import UsageError
+from jaxkit.errors import UsageError, did_you_mean
 
 
 class Missing(enum.Enum):
@@ -153,7 +153,10 @@ def _changed(node: Any, path: Sequence[str], new: Callable[[Any, str], Any], whe
     below = f"{where}.{name}"
     if isinstance(node, Frozen):
         if name not in node:
-            raise UsageError(no_field(node, name))
+            function = node.get("call", node.get("function"))
+            near = did_you_mean(name, node) != "."
+            more = f"; what else {function} takes is added in the config file" if function and not near else ""
+            raise UsageError(no_field(node, name) + more)
         return {**node, name: _changed(node[name], rest, new, below)}
     if type(node) is not tuple:
         raise UsageError(f"{where}: is {node!r}, so there is no {below}")
