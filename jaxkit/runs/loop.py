@@ -76,6 +76,11 @@ def train(
     layout, form, last = recipe.layout, feeding.choose_form(recipe, plan, config), config.num_steps
     warnings: list[str] = []
     saved_at, saved = _restore(recipe, plan, workdir, warnings.append)
+    if saved_at > last:
+        raise UsageError(
+            f"config.num_steps: came {last}, but {workdir} is at step {saved_at} already; give at least as"
+            " many, or start afresh with another --workdir=DIR"
+        )
     begun = _begun(workdir, saved_at)
     # What is behind the newest whole one was passed over.
     damaged = [step for step in checkpoints.steps(workdir / directory.CHECKPOINTS) if step > saved_at]

@@ -140,6 +140,17 @@ def test_so_does_a_setting_that_is_no_number(name, run, monkeypatch):
     assert contents(run) == before
 
 
+def test_fewer_steps_than_were_taken_are_refused(run):
+    """It would count as finished with parameters, and a record, that its config does not give."""
+    before = contents(run)
+    with pytest.raises(
+        UsageError, match=r"^config\.num_steps: came 12, but .* is at step 13 already; give at least"
+    ):
+        command.run(recipe, test_loop.config(num_steps=12), experiment="blobs", workdir=run, allow=["num_steps"])
+    assert contents(run) == before
+    assert directory.status(run)["status"] == "interrupted"
+
+
 def test_a_change_of_the_config_is_noted_with_the_step_from_which_the_run_goes_on(run):
     with (run / directory.METRICS).open("a") as file:
         # A killed process came so far; what it recorded is computed anew.
