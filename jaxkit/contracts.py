@@ -228,7 +228,7 @@ def predictions(made: Any, batch_size: int) -> None:
     if not isinstance(made, Mapping):
         raise checks.UsageError(f"predict: came {checks.describe(made)}, wanted {{name: array[batch, ...]}}")
     for name, value in made.items():
-        if not value.shape or value.shape[0] != batch_size:
+        if getattr(value, "shape", ())[:1] != (batch_size,):
             raise checks.UsageError(
                 f"predict: {name}: came {checks.describe(value)}, wanted one for each of {batch_size} examples"
             )

@@ -24,13 +24,21 @@ def add(a: Any, b: Any) -> Any:
 
 
 def share(total: Any, parts: int) -> Any:
-    """What each of `parts` equal parts has of their sum, leaf by leaf; a counter, the same in each, stays whole.
+    """What each of `parts` equal parts has of their sum, leaf by leaf.
+
+    A counter or a flag, the same in each, stays whole.
 
     Example:
         >>> share({"mean": jnp.ones(()), "steps": jnp.int32(8)}, 2)
         {'mean': Array(0.5, dtype=float32), 'steps': Array(4, dtype=int32)}
     """
-    return jax.tree.map(lambda x: x / parts if jnp.issubdtype(x.dtype, jnp.inexact) else x // parts, total)
+
+    def shared(x):
+        if x.dtype == bool:  # a sum of flags is their "or"
+            return x
+        return x / parts if jnp.issubdtype(x.dtype, jnp.inexact) else x // parts
+
+    return jax.tree.map(shared, total)
 
 
 class NothingCounted(ValueError):

@@ -77,7 +77,9 @@ def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, *
     checks.sizes(k=k)
     if k > logits.shape[-1]:
         raise ValueError(f"k: came {k}, wanted at most the number of classes, {logits.shape[-1]}")
-    found = jax.lax.top_k(jnp.asarray(logits), k)[1] == jnp.asarray(labels)[..., None]
+    logits = jnp.asarray(logits)
+    # Sorting holds -0.0 to be less than 0.0.
+    found = jax.lax.top_k(jnp.where(logits == 0, 0, logits), k)[1] == jnp.asarray(labels)[..., None]
     return mean(of_classes(jnp.any(found, axis=-1), labels, logits.shape[-1]), mask)
 
 

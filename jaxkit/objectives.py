@@ -62,6 +62,11 @@ def classification(
     """
     contracts.model(model)
     contracts.metrics(metrics, "loss")
+    if num_classes is None:
+        raise TypeError(
+            "num_classes: came None, wanted a whole number >= 1; where it is that of the data, say it there:"
+            f" data.arrays(..., num_classes={{{targets!r}: 10}})"
+        )
     checks.sizes(num_classes=num_classes)
 
     def objective(params, extra, batch, key):

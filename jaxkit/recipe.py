@@ -101,7 +101,13 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         if split == "train":
             continue
         batch = abstract_batch(recipe, split, batch_size)
-        batch["mask"] = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
+        mask = jax.ShapeDtypeStruct((batch_size,), jnp.bool_)
+        came, wanted = (checks.describe(x) for x in (batch.get("mask", mask), mask))
+        if came != wanted:
+            raise checks.UsageError(
+                f"config.data.{split}: mask: came {came}, wanted {wanted}: one for each example"
+            )
+        batch["mask"] = mask
         # Uncompiled: what a layout adds is a sum, which changes no shape.
         make_jaxpr = jax.make_jaxpr(recipe.evaluate, return_shape=True)
         forward, metrics[split] = contracts.named("evaluate", make_jaxpr, state.params, state.extra, batch)

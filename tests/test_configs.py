@@ -398,6 +398,15 @@ TAKES = "It takes: width, depth, rate, sizes, on"
             "config.m.rest: came 2, wanted tuple[typing.Any, ...] (parts.positional)",
         ),
         ({"call": "parts.component", "width": 0}, "config.m: parts.component: width: came 0, wanted >= 1"),
+        # Whatever it raises: its text alone may not say what it is.
+        (
+            {"call": "operator.truediv", "a": 1, "b": 0},
+            "config.m: operator.truediv: ZeroDivisionError: division by zero",
+        ),
+        (
+            {"call": "os.stat", "path": "/no/such"},
+            "config.m: os.stat: FileNotFoundError: [Errno 2] No such file or directory: '/no/such'",
+        ),
         (
             {"call": "parts.component", "function": "parts.component"},
             "config.m: has both 'call' and 'function'; 'call' gives a result, 'function' itself",
@@ -744,6 +753,9 @@ def test_override(path, text, wanted):
         ("f", "x", "config.f: came 'x', wanted a float"),
         ("b", "1", "config.b: came '1', wanted true or false"),
         ("ints", "1,x", "config.ints.1: came 'x', wanted an int"),
+        # What a shell makes of a variable that is not set; no elements are "()".
+        ("ints", "", "config.ints: came '', wanted a tuple such as '(16, 32)' or '({\"call\": NAME},)'"),
+        ("strs", " ", "config.strs: came ' ', wanted a tuple such as '(16, 32)' or '({\"call\": NAME},)'"),
         ("mixed", "x", "config.mixed: came 'x', wanted a tuple such as '(16, 32)' or '({\"call\": NAME},)'"),
         ("tree", "resnet", "config.tree: came 'resnet', wanted a dict such as {'call': 'jaxkit.models.cnn'}"),
         (
@@ -752,6 +764,11 @@ def test_override(path, text, wanted):
             "config.i: came \"{'a': 1}\", wanted an int or a dict such as {'call': 'jaxkit.models.cnn'}",
         ),
         ("tree.rat", "1", "config.tree has no 'rat'; did you mean 'rate'? It has: call, rate"),
+        (
+            "tree.dropout",
+            "1",
+            "config.tree has no 'dropout'. It has: call, rate; what else m.f takes is added in the config file",
+        ),
         ("f.x", "1", "config.f: is 0.1, so there is no config.f.x"),
         ("chain.1.x", "1", "config.chain: has no item '1'; it has 1, counted from 0"),
         (

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jaxkit import configs, data, objectives
 from jaxkit.errors import UsageError
-from jaxkit.runs import command, directory, record
+from jaxkit.runs import command, directory, picture, record
 from jaxkit.types import Model
 
 TOP = Path(__file__).parent.parent
@@ -247,7 +247,7 @@ def check_curves(axes, rows):
     for one, name in zip(axes, ("loss", "accuracy")):
         assert one.get_ylabel() == name
         curves = {line.get_label(): line.get_xydata().tolist() for line in one.get_lines()}
-        keys = {"train (augmented)": name, "test": f"test/{name}"}
+        keys = {"training batches": name, "test": f"test/{name}"}
         assert curves == {
             label: [[row["step"], row[key]] for row in rows if key in row] for label, key in keys.items()
         }
@@ -275,6 +275,19 @@ def check_mistakes(cells, found, accuracy):
         assert cell.get_title().startswith(f"{each['label']} as {each['guess']} (")
 
 
+def test_colours_are_shown_whatever_numbers_they_are(tmp_path, drawn):
+    """Of floats matplotlib takes what is above 1 for white, and what is below 0 for black."""
+    images = np.linspace(-2.0, 255.0, 4 * 4 * 4 * 3, dtype=np.float32).reshape(4, 4, 4, 3)
+    batch, predictions = {"image": images, "label": np.zeros(4, int)}, {"probabilities": np.eye(4)}
+    picture.classification(
+        tmp_path / "picture.png", [{"step": 1, "loss": 1.0, "accuracy": 0.5}], batch, predictions
+    )
+    (figure,) = drawn
+    # The first is right, so it is the last.
+    shown = np.stack([figure.axes[2 + place].get_images()[0].get_array() for place in (3, 0, 1, 2)])
+    np.testing.assert_allclose(shown, np.linspace(0, 1, images.size).reshape(images.shape), atol=1e-6)
+
+
 @pytest.mark.slow
 def test_the_digits_are_learned(tmp_path, drawn):
     # A sixth of the real config; all of it, with the mean over five seeds, is benchmarks/accuracy.py. So many
@@ -291,9 +304,9 @@ def test_the_digits_are_learned(tmp_path, drawn):
     check_curves(figure.axes[:2], record.read(tmp_path / "run/metrics.jsonl"))
     found_mistakes = json.loads((tmp_path / "run/mistakes.json").read_text())
     check_mistakes(figure.axes[2:], found_mistakes, found["evaluation"]["test"]["accuracy"])
-    with Image.open(tmp_path / "run/picture.png") as picture:
-        assert picture.format == "PNG"
+    with Image.open(tmp_path / "run/picture.png") as opened:
+        assert opened.format == "PNG"
         # Lines in the left half, images in the right: neither is empty.
-        left, right = (np.asarray(picture)[:, part] for part in (slice(None, 500), slice(-400, None)))
+        left, right = (np.asarray(opened)[:, part] for part in (slice(None, 500), slice(-400, None)))
     assert (left < 128).any()
     assert (right < 128).any()

@@ -277,6 +277,8 @@ def test_constant_logits_are_not_always_right():
     logits, labels = jnp.zeros((4, 4)), jnp.arange(4)
     assert compiled(metrics.accuracy)(logits, labels).compute() == 0.25
     assert compiled(metrics.top_k, k=2)(logits, labels).compute() == 0.5
+    # So too are the zeros of both signs, which sorting tells apart.
+    assert compiled(metrics.top_k, k=1)(jnp.array([[-0.0, 0.0]]), jnp.array([0])).compute() == 1.0
 
 
 def test_hyperparameters_are_checked():

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxkit import losses, metrics, objectives
+from jaxkit import data, losses, metrics, objectives
 from jaxkit.types import Model
 
 LOG2 = np.log(2.0)
@@ -239,6 +239,14 @@ def test_a_field_that_a_batch_lacks_is_named():
     objective = objectives.classification(scaled(), losses.cross_entropy, num_classes=3)
     with pytest.raises(ValueError, match=r"batch: came fields \['image', 'y'\], wanted 'label' among them"):
         value_of(objective, {"image": LOGITS, "y": LABELS})
+
+
+def test_data_that_does_not_say_its_classes_is_told_how():
+    source = data.arrays({"image": LOGITS, "label": LABELS})
+    with pytest.raises(
+        TypeError, match=r"num_classes: came None, .*: data\.arrays\(\.\.\., num_classes={'label': 10}\)"
+    ):
+        objectives.classification(scaled(), losses.cross_entropy, num_classes=source.schema["label"].num_classes)
 
 
 def test_a_classification_has_a_class():

@@ -41,18 +41,19 @@ def test_pmap_averages_what_changes_without_a_gradient():
         return (
             means.Mean(jnp.sum(batch["x"]), jnp.float32(1)),
             {},
-            {"mean": jnp.mean(batch["x"]), "n": extra["n"] + 1},
+            {"mean": jnp.mean(batch["x"]), "n": extra["n"] + 1, "seen": ~extra["seen"]},
         )
 
     summed = layout.across(gradients)
     update = layout.compile(lambda state, batch, key: (summed(None, state, batch, key)[2], {}))
     state, _ = update(
-        layout.put_state({"mean": jnp.float32(0), "n": jnp.int32(4)}),
+        layout.put_state({"mean": jnp.float32(0), "n": jnp.int32(4), "seen": jnp.array(False)}),
         layout.put_batch({"x": np.arange(8, dtype=np.float32)}),
         layout.put_state(jax.random.key(0)),
     )
     assert float(state["mean"]) == 3.5
     assert (int(state["n"]), state["n"].dtype) == (5, jnp.int32)
+    assert (bool(state["seen"]), state["seen"].dtype) == (True, bool)
 
 
 def test_each_device_draws_with_a_key_of_its_own():

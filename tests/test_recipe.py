@@ -8,7 +8,9 @@ import pytest
 
 from jaxkit import configs, data, objectives, parallel, updates
 from jaxkit.errors import UsageError
+from jaxkit.means import mean
 from jaxkit.recipe import Recipe, memory, plan
+from jaxkit.runs import feeding
 from jaxkit.runs.command import compose
 from jaxkit.types import Model, Source
 
@@ -78,6 +80,10 @@ BROKEN = {
         {"predict": lambda p, e, b: b["x"]},
         "predict: came float32[8,4], wanted {name: array[batch, ...]}",
     ),
+    "predict gives lists": (
+        {"predict": lambda p, e, b: {"labels": [b["x"], b["x"]]}},
+        "predict: labels: came list, wanted one for each of 8 examples",
+    ),
     "evaluate gives no dict": ({"evaluate": lambda p, e, b: b["x"]}, "evaluate: came "),
     "predict reduces": (
         {"predict": lambda p, e, b: {"mean": b["x"].mean()}},
@@ -93,6 +99,42 @@ def test_a_part_that_breaks_its_contract_is_named(name):
         plan(make(**parts), batch_size=8)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+MASKS = {"bool[3,3]": np.ones((9, 3), bool), "int32[3]": np.ones(9, int), "float32[3]": np.ones(9, np.float32)}
+
+
+@pytest.mark.parametrize("came", MASKS)
+def test_a_mask_of_the_data_is_one_bool_for_each_example(came):
+    """Behind the padding of an evaluation it would be broadcast, or be an error at the end of a training."""
+    arrays = {"x": np.zeros((9, 4), np.float32), "y": np.zeros(9, np.int32)}
+    masked = data.arrays({**arrays, "mask": MASKS[came]}, num_classes={"y": 3})
+    whole = make()
+    with pytest.raises(UsageError) as caught:
+        plan(whole._replace(data={"train": whole.data["train"], "test": masked}), batch_size=3)
+    assert str(caught.value) == f"config.data.test: mask: came {came}, wanted bool[3]: one for each example"
+    good = data.arrays({**arrays, "mask": np.ones(9, bool)}, num_classes={"y": 3})
+    plan(whole._replace(data={"train": good, "test": good}), batch_size=3)
+
+
+@pytest.mark.parametrize("name", ["test/easy", "../test", "", "té\n", "a\0b", 3])
+def test_a_held_out_split_has_the_name_of_a_file(name):
+    """What it comes to is written into one, after the training."""
+    source = make().data["train"]
+    made = make(data={"train": source, name: source})
+    with pytest.raises(
+        UsageError, match=r"^config\.data: came a split called .*, wanted a name that a file can have"
+    ):
+        feeding.check(made, plan(made, batch_size=8))
+
+
+@pytest.mark.parametrize("name", ["step", "wall", "speed", "digest", "test/loss"])
+def test_a_metric_of_training_does_not_take_the_place_of_something_else_in_a_row(name):
+    metrics = {name: lambda logits, labels, mask=None: mean(labels, mask)}
+    objective = objectives.classification(MODEL, LOSS, num_classes=3, metrics=metrics, **NAMES)
+    made = make(update=updates.step(updates.gradients(objective), optax.sgd(0.1)))
+    with pytest.raises(UsageError, match=f"^update: metric '{name}': a row of the record has that already"):
+        feeding.check(made, plan(made, batch_size=8))
 
 
 @pytest.mark.parametrize("made", [None, {"data": {}}])

@@ -220,17 +220,19 @@ def test_each_microbatch_and_each_step_has_a_key_of_its_own():
 
 def test_every_microbatch_starts_from_the_same_extra_and_they_are_averaged():
     def objective(params, extra, batch, key):
-        # A running mean with decay 0.9, and a counter.
+        # A running mean with decay 0.9, a counter, and a flag.
         mean = 0.9 * extra["mean"] + 0.1 * jnp.mean(batch["x"])
-        return Mean(params, 1.0), ({}, {"mean": mean, "steps": extra["steps"] + 1})
+        return Mean(params, 1.0), ({}, {"mean": mean, "steps": extra["steps"] + 1, "seen": ~extra["seen"]})
 
-    batch, extra = {"x": jnp.array([1.0, 3.0, 5.0, 7.0])}, {"mean": jnp.float32(10), "steps": jnp.int32(4)}
+    batch = {"x": jnp.array([1.0, 3.0, 5.0, 7.0])}
+    extra = {"mean": jnp.float32(10), "steps": jnp.int32(4), "seen": jnp.array(False)}
     for microbatches in (1, 2, 4):
         gradients = updates.accumulate(updates.gradients(objective), microbatches=microbatches)
         _, _, after = gradients(jnp.ones(()), extra, batch, jax.random.key(0))
         # 0.9 * 10 + 0.1 * 4, however the batch is split; in turn, two parts would give 8.7.
         assert float(after["mean"]) == pytest.approx(9.4, abs=1e-5)
         assert int(after["steps"]) == 5
+        assert (bool(after["seen"]), after["seen"].dtype) == (True, bool)
 
 
 def test_microbatches_that_do_not_divide_are_named():
@@ -374,6 +376,17 @@ def test_a_fully_masked_batch_is_skipped_by_the_guard():
     state, metrics = jax.jit(update)(state, {"x": jnp.ones(2), "mask": jnp.zeros(2, bool)}, jax.random.key(0))
     assert float(state.params) == 1.0
     assert float(metrics["skipped"].compute()) == 1.0
+
+
+def test_the_guard_takes_gradients_without_a_metric():
+    own = lambda params, extra, batch, key: (Mean(jnp.sum(batch["x"]), jnp.float32(2)), {}, extra)
+    update, state = (
+        updates.guarded_step(own, optax.sgd(0.1)),
+        updates.init_state(jnp.array(1.0), {}, optax.sgd(0.1)),
+    )
+    for x, wanted in ((1.0, 0.9), (jnp.inf, 1.0)):
+        after, _ = jax.jit(update)(state, {"x": jnp.full(2, x)}, jax.random.key(0))
+        assert float(after.params) == pytest.approx(wanted)
 
 
 def test_convolutions_are_found_however_deep():

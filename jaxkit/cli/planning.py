@@ -64,7 +64,7 @@ def plan(arguments: argparse.Namespace) -> int:
     made = compose(recipe_of(Path(arguments.experiment)), config)
     on = costs.device(arguments.device) if arguments.device else None
     found = recipe.plan(made, batch_size=config.batch_size)
-    feeding.check(made)
+    feeding.check(made, found)
     # The table of bytes on one device, and with it the least time of a step, need the compiler.
     memory = (
         recipe.memory(made, found, batch_size=config.batch_size) if arguments.memory or arguments.device else None

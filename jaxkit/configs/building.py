@@ -80,8 +80,10 @@ def _applied(config: Frozen, word: str, where: str, allow: Sequence[str] | None)
     args, kwargs = _split(signature, arguments)
     try:
         return function(*args, **kwargs)
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{where}: {name}: {' '.join(str(error).split())}") from error
+    except Exception as error:
+        # These two say what is wrong by themselves.
+        kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
+        raise UsageError(f"{where}: {name}: {kind}{' '.join(str(error).split())}") from error
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

@@ -57,7 +57,7 @@ def _tree(text: str, like: Any, where: str) -> Any:
 def _tuple(text: str, like: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     kinds = {type(item) for item in like}
     value = _literal(text, otherwise=None)
-    if len(kinds) == 1 and kinds <= {bool, int, float, str}:
+    if text.strip() and len(kinds) == 1 and kinds <= {bool, int, float, str}:
         if kinds == {str} and isinstance(value, tuple | list) and {type(item) for item in value} <= {str}:
             return tuple(value)
         inner = text.strip()

@@ -4,9 +4,9 @@ import enum
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jaxkit.configs.frozen import Frozen, freeze, no_field, place, text
+from jaxkit.configs.frozen import Frozen, freeze, no_field, place, text, thaw
 from jaxkit.configs.parsing import parse
-from jaxkit.errors import UsageError
+from jaxkit.errors import UsageError, did_you_mean
 
 
 class Missing(enum.Enum):
@@ -33,6 +33,8 @@ class Difference(NamedTuple):
 def differences(a: Any, b: Any) -> list[Difference]:
     """Where two configs differ, types included, in the order of the paths; none where the fingerprints agree.
 
+    The values are as one writes them: plain dicts and tuples.
+
     Raises:
         UsageError: see `freeze`.
 
@@ -40,7 +42,7 @@ def differences(a: Any, b: Any) -> list[Difference]:
         >>> differences({"seed": 1, "model": {"width": 8}}, {"seed": 1.0, "model": {"width": 8, "depth": 2}})
         [Difference(path='model.depth', a=(missing), b=2), Difference(path='seed', a=1, b=1.0)]
     """
-    return [Difference(path, *values) for path, values in differing([a, b]).items()]
+    return [Difference(path, *map(thaw, values)) for path, values in differing([a, b]).items()]
 
 
 def differing(trees: Sequence[Any]) -> dict[str, list[Any]]:
@@ -151,7 +153,10 @@ def _changed(node: Any, path: Sequence[str], new: Callable[[Any, str], Any], whe
     below = f"{where}.{name}"
     if isinstance(node, Frozen):
         if name not in node:
-            raise UsageError(no_field(node, name))
+            function = node.get("call", node.get("function"))
+            near = did_you_mean(name, node) != "."
+            more = f"; what else {function} takes is added in the config file" if function and not near else ""
+            raise UsageError(no_field(node, name) + more)
         return {**node, name: _changed(node[name], rest, new, below)}
     if type(node) is not tuple:
         raise UsageError(f"{where}: is {node!r}, so there is no {below}")

@@ -118,6 +118,8 @@ def tfds(
         Field(shape=(28, 28, 1), dtype=dtype('uint8'), num_classes=None)
     """
     checks.at_least(0, in_memory_limit=in_memory_limit)
+    if fields is not None and (isinstance(fields, str) or not fields):
+        raise errors.UsageError(f"{name}/{split}: fields: came {fields!r}, wanted a tuple of names; None for all")
     directory = data_directory(data_dir)
     request = _Request(
         name=name,

@@ -28,13 +28,15 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0][:200] if text else 'no message'}"
 
 
-def _missing(error: BaseException | None) -> str:
-    """The package that could not be imported; TFDS wraps the error in others that do not say."""
+def _needs(error: BaseException | None) -> str:
+    """Which package could not be imported; TFDS wraps the error in others that do not say."""
+    package = "tensorflow"
     while error is not None:
         if isinstance(error, ImportError) and error.name:
-            return error.name.partition(".")[0]
+            package = error.name.partition(".")[0]
+            break
         error = error.__cause__ or error.__context__
-    return "tensorflow"
+    return f"needs the package {package}: pip install 'jaxkit[{_EXTRAS.get(package, 'tensorflow')}]'"
 
 
 _MAKING = threading.RLock()
@@ -73,6 +75,8 @@ def named(name: str, directory: Path) -> Any:
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False), n=1)
         hint = f"did you mean {near[0]!r}?" if near else "import the module that defines its builder first"
         raise errors.UsageError(f"data set {name!r}: neither known to TFDS nor in {directory}; {hint}") from error
+    except ImportError as error:
+        raise errors.UsageError(f"data set {name!r}: it {_needs(error)}") from error
     except Exception as error:
         raise errors.UsageError(f"data set {name!r}: {_line(error)}") from error
 
@@ -132,9 +136,7 @@ def prepared(make: Callable[[], Any], *, name: str, directory: Path) -> Any:
                     _prepare(builder)
             return builder
     except ImportError as error:
-        package = _missing(error)
-        extra = _EXTRAS.get(package, "tensorflow")
-        why = f"needs the package {package}: pip install 'jaxkit[{extra}]'"
+        why = _needs(error)
     except Exception as error:
         why = f"failed: {_line(error)}; mend that, or name the directory that it is prepared in"
         if offline and type(error).__name__ == "ConnectionError":

@@ -66,7 +66,10 @@ def arrays(
         )
     held = {}
     for field, values in fields.items():
-        array = np.asarray(values)
+        try:
+            array = np.asarray(values)
+        except ValueError as error:  # rows of different lengths
+            raise errors.UsageError(f"{where}: {field}: {error}") from error
         if array.ndim < 1 or array.dtype.kind in "OUSMm":
             raise errors.UsageError(f"{where}: {field}: came {checks.describe(array)}, wanted numbers [size, ...]")
         held[field] = schema.cast(array, dtype=schema.narrow(array.dtype), where=f"{where}: {field}").view()

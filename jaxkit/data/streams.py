@@ -151,6 +151,9 @@ class Padded:
         if self.rows is not None:
             indices, mask = indices[self.rows], mask[self.rows]
         batch = self.examples.read(indices)
+        came, wanted = (checks.describe(x) for x in (batch.get("mask", mask), mask))
+        if came != wanted:
+            raise ValueError(f"mask: came {came}, wanted {wanted}: one for each example")
         return {**batch, "mask": mask & batch.get("mask", True)}
 
 
@@ -166,7 +169,7 @@ def padded(examples: Examples, *, batch_size: int, rows: np.ndarray | None = Non
         rows: which rows of each batch are read, as in `shuffled`.
 
     Raises:
-        ValueError: `batch_size` is below 1.
+        ValueError: `batch_size` is below 1; by `batches[n]`: the data has a mask, and it is not bool[batch].
         IndexError: by `batches[n]`: there is no batch n.
 
     Example:

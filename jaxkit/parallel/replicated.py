@@ -219,7 +219,10 @@ def _axes(argument: Any, is_batch: bool) -> Any:
 def _sum_gradients(gradients: Gradients) -> Gradients:
     def summed(params, extra, batch, key):
         key = random.at(key, jax.lax.axis_index(AXIS))
-        grads, metrics, extra = jax.lax.psum(gradients(params, extra, batch, key), AXIS)
-        return grads, metrics, share(extra, jax.lax.axis_size(AXIS))
+        parts = gradients(params, extra, batch, key)
+        grads, metrics, extra = jax.lax.psum(parts, AXIS)
+        # Flags are counted.
+        same = lambda new, old: new.astype(old.dtype)
+        return grads, metrics, jax.tree.map(same, share(extra, jax.lax.axis_size(AXIS)), parts[2])
 
     return summed

@@ -150,7 +150,7 @@ def run(
     planned = plan(built, batch_size=config.batch_size)
     memory.prepare(planned)
     together.check(built.layout)
-    feeding.check(built)
+    feeding.check(built, planned)
     if worker.leads:
         directory.check(folder, config, experiment, allow)
         checkpoints.check_room(folder, planned.state_bytes)

@@ -3,6 +3,7 @@
 import collections
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jaxkit import data, updates
 from jaxkit.errors import UsageError
 from jaxkit.recipe import Plan, nbytes
 from jaxkit.runs import digest, retraces, together
+from jaxkit.runs.rows import BESIDE
 from jaxkit.types import Examples, Indexed, Metrics, Recipe, State
 
 # A call of several steps takes at most about this many floating point operations: some 0.1 s of a CPU core.
@@ -37,13 +39,24 @@ class Form(NamedTuple):
     records: bool = False
 
 
-def check(recipe: Recipe) -> None:
+def check(recipe: Recipe, plan: Plan) -> None:
     """Checks what a recipe asks of the loop, before anything is written.
 
     Raises:
-        UsageError: `steps_per_call` is no number of steps; the layout asks for what its devices cannot do.
+        UsageError: `steps_per_call` is no number of steps; the layout asks for what its devices cannot do; a split
+            or a metric has a name under which it cannot be written.
     """
     recipe.layout.check()
+    for split in recipe.data:
+        # Its evaluation goes into evaluation/SPLIT.json.
+        if not isinstance(split, str) or not split.isprintable() or not split or Path(split).name != split:
+            raise UsageError(f"config.data: came a split called {split!r}, wanted a name that a file can have")
+    evaluated = {f"{split}/{name}" for split in plan.metrics if split != "train" for name in plan.metrics[split]}
+    for name in plan.metrics["train"]:
+        if name in BESIDE | evaluated:
+            raise UsageError(
+                f"update: metric {name!r}: a row of the record has that already; give it another name"
+            )
     asked = recipe.steps_per_call
     if asked is not None and (not isinstance(asked, int) or asked < 1):
         raise UsageError(f"config.steps_per_call: came {asked!r}, wanted an int >= 1, or None to choose")

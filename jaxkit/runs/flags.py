@@ -66,8 +66,11 @@ def parse(argv: Sequence[str]) -> Flags | None:
             what = "flag" if word.startswith("-") else "place for"
             raise UsageError(f"there is no {what} {name}{near.removesuffix('.')} (see --help)")
         alone = name in ("--debug", "--distributed")
+        if name == "--debug" and equals:
+            raise UsageError(f"{name}: came {text!r}, but it takes no value; leave it out to turn it off")
         if not alone and not equals:
             text = next(words, "")
+            text = "" if text.startswith("--") else text
         if not alone and not text:
             raise UsageError(f"{name}: has no value; write {name}=VALUE")
         if name == "--allow-config-change":

@@ -45,7 +45,7 @@ def _curves(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     for key in keys:
         points = [(row["step"], row[key]) for row in rows if isinstance(row.get(key), int | float)]
         if points:
-            label = key.split("/")[0] if "/" in key else "train (augmented)"
+            label = key.split("/")[0] if "/" in key else "training batches"
             axes.plot(*zip(*points), label=label, linewidth=1.2, marker="." if len(points) < 20 else None)
     axes.set_ylabel(name)
     axes.grid(alpha=0.25)
@@ -56,6 +56,7 @@ def _curves(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
 def _mistakes(figure: Any, batch: Mapping[str, Any], probabilities: np.ndarray) -> None:
     """A sheet of twelve: those with the least probability on the true label."""
     images, labels = np.asarray(batch["image"]), np.asarray(batch["label"])
+    low, high = float(images.min()), float(images.max())
     on_truth = probabilities[np.arange(len(labels)), labels]
     wrong = int(np.sum(probabilities.argmax(axis=1) != labels))
     figure.suptitle(f"{wrong} of {len(labels)} wrong; those with the least on the truth", fontsize=10)
@@ -64,7 +65,9 @@ def _mistakes(figure: Any, batch: Mapping[str, Any], probabilities: np.ndarray) 
         axes.set_axis_off()
     for axes, example in zip(cells.flat, np.argsort(on_truth, kind="stable")):
         image = images[example]
-        axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray_r", interpolation="nearest")
+        # One channel is scaled by matplotlib; of three it shows what lies in [0, 1].
+        image = image[..., 0] if image.shape[-1] == 1 else (image - low) / (high - low or 1.0)
+        axes.imshow(image, cmap="gray_r", interpolation="nearest")
         guess = probabilities[example].argmax()
         color = "tab:red" if guess != labels[example] else "0.35"
         title = f"{labels[example]} as {guess} ({probabilities[example, guess]:.0%})"

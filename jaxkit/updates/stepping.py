@@ -94,7 +94,7 @@ def _apply(
 
 def _finite(tree: Any) -> jax.Array:
     inexact = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact]))
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact])) if inexact else jnp.array(True)
 
 
 def init_state(params: Params, extra: Any, optimizer: optax.GradientTransformation) -> State:

@@ -282,6 +282,27 @@ def test_what_needs_tensorflow_names_the_extra(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
+def test_a_builder_that_needs_tensorflow_names_the_extra_too(tmp_path, monkeypatch):
+    def builder(*_, **__):
+        try:
+            raise ModuleNotFoundError("No module named 'tensorflow'", name="tensorflow")
+        except ImportError as error:
+            # As TFDS does it, with words of its own.
+            raise ModuleNotFoundError("Failed to construct dataset") from error
+
+    monkeypatch.setattr(tfds, "builder", builder)
+    with pytest.raises(
+        errors.UsageError, match=r"'coco/2017': it needs .* tensorflow: pip install 'jaxkit\[tensorf"
+    ):
+        data.tfds(name="coco/2017", split="train", data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("fields", ["image", (), ""])
+def test_fields_are_the_names_of_some(fields, tmp_path):
+    with pytest.raises(errors.UsageError, match=r"mnist/train: fields: came .*, wanted a tuple of names"):
+        data.tfds(name="mnist", split="train", data_dir=tmp_path, fields=fields)
+
+
 def test_a_directory_that_cannot_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(

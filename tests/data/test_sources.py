@@ -61,6 +61,7 @@ def test_the_users_array_stays_writable_and_ours_is_not():
         ({"x": []}, None, "no examples"),
         ({"x": 3}, None, "x: came int64"),
         ({"x": ["a", "b"]}, None, "x: came <U1"),
+        ({"x": [[1, 2], [3]]}, None, "x: setting an array element with a sequence"),
         ({"x": [1, 2], "y": [1, 2, 3]}, None, "y: came int32"),
         ({"x": [1, 2]}, {"y": 2}, "classes only for fields"),
         ({"x": [1, 2]}, {"x": 2}, "x: came 2 at example 1, wanted 0..1"),

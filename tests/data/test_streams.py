@@ -127,6 +127,14 @@ def test_padding_keeps_the_mask_of_the_data():
     assert [batch["mask"].tolist() for batch in batches] == [[True, False], [True, False]]
 
 
+@pytest.mark.parametrize("mask", [np.ones((4, 2), bool), np.ones(4, int)], ids=["of tokens", "of integers"])
+def test_a_mask_that_is_not_one_bool_for_each_example_is_refused(mask):
+    # Two tokens, and batches of two: the padding would be taken for that of tokens.
+    batches = data.padded(examples_of(4, mask=mask), batch_size=2)
+    with pytest.raises(ValueError, match=r"mask: came (bool\[2,2\]|int32\[2\]), wanted bool\[2\]"):
+        batches[0]
+
+
 def test_padded_is_a_sequence():
     batches = data.padded(examples_of(5), batch_size=2)
     assert batches[-1]["x"].tolist() == batches[2]["x"].tolist() == [4, 4]

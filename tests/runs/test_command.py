@@ -55,6 +55,14 @@ MISTAKES = {
         "there is no flag --workdri; did you mean '--workdir'? (see --help)",
     ),
     "flag without a value": (["--config=configs/digits.py", "--workdir="], "--workdir: has no value"),
+    "a flag in the place of a value": (
+        ["--config=configs/digits.py", "--workdir", "--allow-config-change=layout"],
+        "--workdir: has no value; write --workdir=VALUE",
+    ),
+    "a switch with a value": (
+        ["--config=configs/digits.py", "--debug=false"],
+        "--debug: came 'false', but it takes no value; leave it out to turn it off",
+    ),
     "a word too much": (["--config=configs/digits.py", "more"], "there is no place for more (see --help)"),
     "no such file": (["--config=configs/digit.py"], "there is no such file; did you mean"),
     "unknown key": ([*SMALL, "--config.optimizer.weight_decy=0"], "did you mean 'weight_decay'"),

@@ -113,6 +113,17 @@ def unopened(config):
             "config.batch_size was .*; config.checkpoint_every was .*; config.eval_every was .*;"
             " config.log_every was .*; config.seed was 3, now 4; go on with",
         ),
+        # As one writes it.
+        (
+            {
+                "optimizer": {
+                    "call": "optax.adamw",
+                    "learning_rate": {"call": "optax.constant_schedule", "value": 0.1},
+                }
+            },
+            "blobs",
+            r"learning_rate was 0\.01, now {'call': 'optax\.constant_schedule', 'value': 0\.1}; go on with",
+        ),
         ({}, "other", "holds a run of blobs, this is other; choose another with --workdir=DIR"),
     ],
 )
