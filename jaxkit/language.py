@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks, contracts, losses, random
+from jaxkit import checks, chunks, contracts, losses, random
 from jaxkit import metrics as measures
 from jaxkit.means import add, included, mean
 from jaxkit.types import Batch, Evaluate, Loss, Metric, Metrics, Model, Objective, Source
@@ -215,23 +215,23 @@ def _in_chunks(
     hidden, kernel = outputs
     counted = included(mask, targets.shape).ravel()
     rows = hidden.reshape(-1, hidden.shape[-1]), targets.ravel(), counted
-    chunks = jax.tree.map(lambda x: losses.in_chunks(x, _CHUNK), rows)
+    cut = jax.tree.map(lambda x: chunks.cut(x, _CHUNK), rows)
 
     def measured(chunk):
         hidden, targets, mask = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
-        logits = losses.logits_of(hidden, kernel.astype(hidden.dtype))
+        logits = chunks.logits(hidden, kernel.astype(hidden.dtype))
         values = losses.cross_entropy(logits, targets).reshape(chunk[1].shape)
         return {name: metric(logits, targets, mask) for name, metric in metrics.items()}, values
 
-    shapes, _ = jax.eval_shape(measured, jax.tree.map(lambda x: x[0], chunks))
+    shapes, _ = jax.eval_shape(measured, jax.tree.map(lambda x: x[0], cut))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
     def add_up(sums, chunk):
         more, values = measured(chunk)
         return add(sums, more), values
 
-    sums, values = jax.lax.scan(add_up, zeros, chunks)
-    return losses.out_of_chunks(values, targets.size).reshape(targets.shape), sums
+    sums, values = jax.lax.scan(add_up, zeros, cut)
+    return chunks.joined(values, targets.size).reshape(targets.shape), sums
 
 
 def _check_vocabulary(outputs: Any, wanted: int) -> None:

@@ -5,14 +5,13 @@ float32, whatever comes in. A label that is no class, negative ones included, gi
 loss: leave such examples out by a mask (`means.mean`), under which neither value nor gradient sees them.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxkit import backends, checks
+from jaxkit import checks, chunks
 
 __all__ = ["chunked_cross_entropy", "contrastive", "cross_entropy", "focal"]
 
@@ -78,70 +77,17 @@ def chunked_cross_entropy(
     hidden, flat = hidden.reshape(-1, hidden.shape[-1]), jnp.ravel(labels)
     # Outside of the loop, so that the kernel's gradient is summed over chunks in float32 as well; one for each
     # part of a batch, so that devices add theirs up once, and not at each chunk.
-    parts = _parts(labels.size)
-    kernels = jnp.broadcast_to(jnp.asarray(kernel, jnp.float32)[None], (parts, *kernel.shape))
+    shape = chunks.parts(labels.size), *kernel.shape
+    kernels = jnp.broadcast_to(jnp.asarray(kernel, jnp.float32), shape)
 
     @jax.checkpoint
     def of_chunk(chunk):
         hidden, labels = chunk
-        logits = logits_of(hidden, kernels.astype(hidden.dtype))
+        logits = chunks.logits(hidden, kernels.astype(hidden.dtype))
         return _cross_entropy(logits, labels, label_smoothing, z_loss)
 
-    values = jax.lax.map(of_chunk, (in_chunks(hidden, chunk_size), in_chunks(flat, chunk_size)))
-    return out_of_chunks(values, labels.size).reshape(labels.shape)
-
-
-@jax.custom_jvp
-def logits_of(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`hidden @ kernel`, f32[..., rows, vocabulary], of two of one dtype, which products in derivatives have too.
-
-    Example:
-        >>> logits_of(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)).dtype
-        dtype('float32')
-    """
-    return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
-
-
-@logits_of.defjvp
-def _(primals, tangents):
-    # Left to jax, the backward pass would multiply float32 by bfloat16: on accelerators a fraction of the speed.
-    (hidden, kernel), (hidden_change, kernel_change) = primals, tangents
-    change = hidden_change @ kernel + hidden @ kernel_change
-    return logits_of(hidden, kernel), change.astype(jnp.float32)
-
-
-def in_chunks(x: jax.Array, size: int) -> jax.Array:
-    """Cuts rows [n, ...] into chunks of `size` at most, [chunks, parts, rows, ...], the last filled up with zeros.
-
-    Where a mesh splits the rows, each device has a part of every chunk: of neighbours one device would have all,
-    and every device would compute them.
-
-    Example:
-        >>> in_chunks(jnp.arange(1, 6), 3).tolist()
-        [[[1, 2, 3]], [[4, 5, 0]]]
-    """
-    parts = _parts(x.shape[0])
-    each = x.shape[0] // parts
-    chunks = max(1, math.ceil(each / max(1, size // parts)))
-    rows = math.ceil(each / chunks)
-    split = x.reshape(parts, each, *x.shape[1:])
-    padded = jnp.pad(split, ((0, 0), (0, chunks * rows - each)) + ((0, 0),) * (x.ndim - 1))
-    return jnp.moveaxis(padded.reshape(parts, chunks, rows, *x.shape[1:]), 1, 0)
-
-
-def out_of_chunks(x: jax.Array, n: int) -> jax.Array:
-    """What `in_chunks` cut of n rows: [chunks, parts, rows, ...] -> [n, ...].
-
-    Example:
-        >>> out_of_chunks(in_chunks(jnp.arange(5), 3), 5).tolist()
-        [0, 1, 2, 3, 4]
-    """
-    chunks, parts, rows, *rest = x.shape
-    return jnp.moveaxis(x, 0, 1).reshape(parts, chunks * rows, *rest)[:, : n // parts].reshape(n, *rest)
-
-
-def _parts(n: int) -> int:
-    return math.gcd(backends.parts_of_a_batch(), n)
+    values = jax.lax.map(of_chunk, (chunks.cut(hidden, chunk_size), chunks.cut(flat, chunk_size)))
+    return chunks.joined(values, labels.size).reshape(labels.shape)
 
 
 def focal(

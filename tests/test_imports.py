@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxkit"
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = (
     ("errors", "writing"),
-    ("types", "checks", "means", "notes", "backends", "contracts"),
+    ("types", "checks", "means", "notes", "backends", "chunks", "contracts"),
     ("random", "losses", "metrics", "calibration", "regression", "configs"),
     ("models", "language", "objectives", "updates", "parallel", "sampling"),
     ("costs", "recipe", "data", "writers"),
