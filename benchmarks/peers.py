@@ -117,13 +117,18 @@ def compare(case: str, names: list[str], rounds: int, share: float, folder: Path
         speeds: dict[str, list[float]] = {name: [] for name in running}
         losses = {}
         for number in range(rounds + 1):
-            for name, peer in running.items():
+            for name in list(speeds):
                 steps = max(1, round(PEERS[name].steps[CASES.index(case)] * share))
-                speed, losses[name] = processes.one_round(peer, steps)
+                try:
+                    speed, losses[name] = processes.one_round(running[name], steps)
+                except RuntimeError as error:
+                    problems.append(f"{case}: {name} ended in round {number}: {error}")
+                    del speeds[name]
+                    continue
                 if number:  # in the first, some still compile: an evaluation, a step that writes nothing
                     speeds[name].append(speed)
-        for name, peer in running.items():
-            problems += [f"{case}: {line}" for line in check(name, case, peer.ready, losses[name])]
+        for name in speeds:
+            problems += [f"{case}: {line}" for line in check(name, case, running[name].ready, losses[name])]
         show(case, running, speeds)
     finally:
         for peer in running.values():
