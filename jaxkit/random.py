@@ -7,6 +7,7 @@ uninterrupted one would have drawn, and adding a consumer changes nobody else's 
 import zlib
 
 import jax
+import jax.numpy as jnp
 
 from jaxkit import checks
 from jaxkit.types import Key
@@ -34,11 +35,14 @@ def at(key: Key, step: int | jax.Array) -> Key:
     """The key for one step (or microbatch, or device): a function of the number alone.
 
     Raises:
-        TypeError: not a typed key.
+        TypeError: not a typed key; a step that is no whole number.
 
     Example:
         >>> at(jax.random.key(0), 7).shape
         ()
     """
     checks.key(key)
+    # jax would cut 1.5 down to 1, and so draw the same for both.
+    if not jnp.issubdtype(getattr(step, "dtype", type(step)), jnp.integer):
+        raise TypeError(f"step: came {checks.describe(step)}, wanted a whole number; random.named is for names")
     return jax.random.fold_in(key, step)

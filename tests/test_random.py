@@ -30,6 +30,12 @@ def test_a_number_is_no_name():
         random.named(jax.random.key(0), 3)
 
 
+@pytest.mark.parametrize("step", [1.5, "init", None, True, np.float32(1)])
+def test_a_step_is_a_whole_number(step):
+    with pytest.raises(TypeError, match=r"step: came .*, wanted a whole number"):
+        random.at(jax.random.key(0), step)
+
+
 def test_at_takes_a_traced_step():
     root = jax.random.key(0)
     assert data(jax.jit(random.at)(root, np.int32(3))) == data(random.at(root, 3))
