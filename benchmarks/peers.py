@@ -40,6 +40,7 @@ class Peer(NamedTuple):
 
 PEERS = {
     "jaxkit": Peer("jaxkit_loop", "-", None, (5_000, 400, 16)),
+    "jaxkit-eigen": Peer("jaxkit_loop", "eigen", None, (5_000, 400, 16)),
     "bare": Peer("bare", "-", None, (1_500, 150, 3)),
     "torch": Peer("torch_loop", "eager", "torch", (500, 150, 3), 3.0),
     "torch-fused": Peer("torch_loop", "fused", "torch", (500, 150, 3)),

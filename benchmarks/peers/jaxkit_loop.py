@@ -1,6 +1,7 @@
 """jaxkit's run loop with all that a run has: record, progress bar, evaluations and checkpoints.
 
-In every round of the driver there are one checkpoint and at least one evaluation.
+In every round of the driver there are one checkpoint and at least one evaluation. The variant `eigen` has Eigen
+compute the products that stand alone, by the compiler option that `parallel.jit` takes.
 """
 
 import time
@@ -26,6 +27,7 @@ import jaxkit_models  # noqa: E402
 import protocol  # noqa: E402
 
 LOSS = optax.softmax_cross_entropy_with_integer_labels
+OPTIONS = {"eigen": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}}
 # log_every, eval_every, checkpoint_every; the last is the driver's round. None: the loop chooses its form.
 INTERVALS = {"mlp": (100, 500, 5_000, None), "cnn": (20, 100, 400, None), "gpt": (4, 16, 16, 1)}
 
@@ -66,12 +68,12 @@ def recipe_of(case, arrays, layout):
 
 
 def main():
-    case, _, arrays = protocol.arguments()
-    newest = None
+    case, variant, arrays = protocol.arguments()
+    newest, layout = None, parallel.jit(compiler_options=OPTIONS.get(variant))
 
     def compile_(update):
         """Keeps what the newest call measured, so that the end of a round can wait for it."""
-        compiled = jax.jit(update, donate_argnums=0)
+        compiled = layout.compile(update)
 
         def call(*arguments):
             nonlocal newest
@@ -80,7 +82,7 @@ def main():
 
         return call
 
-    recipe = recipe_of(case, arrays, parallel.jit()._replace(compile=compile_))
+    recipe = recipe_of(case, arrays, layout._replace(compile=compile_))
     log_every, eval_every, checkpoint_every, _ = INTERVALS[case]
     intervals = {"log_every": log_every, "eval_every": eval_every, "checkpoint_every": checkpoint_every}
     last = checkpoint_every * 100_000

@@ -26,6 +26,17 @@ class TiedOutput(keras.layers.Layer):
         return keras.ops.matmul(x, keras.ops.transpose(self.embedding.embeddings))
 
 
+class Positions(keras.layers.Layer):
+    """Adds an embedding of the places: outside of a layer Keras would take it for a constant."""
+
+    def __init__(self, initializer):
+        super().__init__()
+        self.table = self.add_weight(shape=(LENGTH, FEATURES), initializer=initializer, name="table")
+
+    def call(self, x):
+        return x + self.table
+
+
 def gpt():
     """A small GPT-2, norms first."""
     layers = keras.layers
@@ -34,8 +45,7 @@ def gpt():
     normal = keras.initializers.RandomNormal(stddev=0.02)
     embedding = layers.Embedding(VOCABULARY, FEATURES, embeddings_initializer=normal)
     inputs = keras.Input((LENGTH,), dtype="int32")
-    positions = layers.Embedding(LENGTH, FEATURES, embeddings_initializer=normal)
-    x = embedding(inputs) + positions(keras.ops.arange(LENGTH)[None])
+    x = Positions(normal)(embedding(inputs))
     for _ in range(LAYERS):
         y = norm()(x)
         x = x + layers.MultiHeadAttention(HEADS, FEATURES // HEADS)(y, y, use_causal_mask=True)
