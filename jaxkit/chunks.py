@@ -50,18 +50,19 @@ def parts(n: int) -> int:
 
 @jax.custom_jvp
 def logits(hidden: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`hidden @ kernel`, f32[..., rows, vocabulary], of two of one dtype, which products in derivatives have too.
+    """`hidden @ kernel`, f32[..., rows, vocabulary], multiplied in the dtype of `hidden`, as its gradients are.
 
     Example:
-        >>> logits(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4), jnp.bfloat16)).dtype
+        >>> logits(jnp.ones((2, 3), jnp.bfloat16), jnp.ones((3, 4))).dtype
         dtype('float32')
     """
-    return jnp.matmul(hidden, kernel, preferred_element_type=jnp.float32)
+    return jnp.matmul(hidden, kernel.astype(hidden.dtype), preferred_element_type=jnp.float32)
 
 
 @logits.defjvp
-def _(primals, tangents):
+def _logits_changes(primals, tangents):
     # Left to jax, the backward pass would multiply float32 by bfloat16: on accelerators a fraction of the speed.
     (hidden, kernel), (hidden_change, kernel_change) = primals, tangents
-    change = hidden_change @ kernel + hidden @ kernel_change
+    short = lambda x: x.astype(hidden.dtype)
+    change = hidden_change @ short(kernel) + hidden @ short(kernel_change)
     return logits(hidden, kernel), change.astype(jnp.float32)

@@ -219,7 +219,7 @@ def _in_chunks(
 
     def measured(chunk):
         hidden, targets, mask = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), chunk)
-        logits = chunks.logits(hidden, kernel.astype(hidden.dtype))
+        logits = chunks.logits(hidden, kernel)
         values = losses.cross_entropy(logits, targets).reshape(chunk[1].shape)
         return {name: metric(logits, targets, mask) for name, metric in metrics.items()}, values
 

@@ -83,7 +83,7 @@ def chunked_cross_entropy(
     @jax.checkpoint
     def of_chunk(chunk):
         hidden, labels = chunk
-        logits = chunks.logits(hidden, kernels.astype(hidden.dtype))
+        logits = chunks.logits(hidden, kernels)
         return _cross_entropy(logits, labels, label_smoothing, z_loss)
 
     values = jax.lax.map(of_chunk, (chunks.cut(hidden, chunk_size), chunks.cut(flat, chunk_size)))

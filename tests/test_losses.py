@@ -316,13 +316,8 @@ def test_chunked_never_holds_all_logits():
 
 def test_chunked_multiplies_in_the_dtype_of_hidden():
     (hidden, kernel), labels, weights = language_model()
-    outputs = hidden.astype(jnp.bfloat16), kernel
-
-    def total(loss, outputs):
-        return jnp.sum(weights * loss((outputs[0], outputs[1].astype(outputs[0].dtype)), labels))
-
-    chunked = partial(total, partial(losses.chunked_cross_entropy, chunk_size=8))
-    found = equations(jax.make_jaxpr(jax.grad(chunked))(outputs).jaxpr)
+    loss = lambda outputs: jnp.sum(weights * losses.chunked_cross_entropy(outputs, labels, chunk_size=8))
+    found = equations(jax.make_jaxpr(jax.grad(loss))((hidden.astype(jnp.bfloat16), kernel)).jaxpr)
     products = [equation for equation in found if equation.primitive.name == "dot_general"]
     assert {variable.aval.dtype for product in products for variable in product.invars} == {jnp.bfloat16.dtype}
 
