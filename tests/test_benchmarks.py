@@ -79,7 +79,7 @@ def test_the_benchmark_for_accelerators_needs_only_jax_flax_optax_and_numpy():
     folders = (BENCHMARKS.parent, BENCHMARKS / "gpu", BENCHMARKS / "peers")
     found = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.argv = ['', '-', 'matmul', 'tiny']; {code}"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(map(str, folders))},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
