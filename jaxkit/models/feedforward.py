@@ -7,11 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks
+from jaxkit import backends, checks
 from jaxkit.models.inputs import check_floats
 from jaxkit.parallel import constrain
 from jaxkit.random import named
 from jaxkit.types import Key, Model
+
+_FEW = 16  # columns; of more, XLA makes as good a gradient itself
 
 Activation = Callable[[jax.Array], jax.Array]
 """float[...] -> float[...], elementwise, dtype kept."""
@@ -182,8 +184,13 @@ def check_rate(**values: float) -> None:
 
 
 def _dense(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+    kernel = params["kernel"]
+    if kernel.shape[1] <= _FEW and backends.platform() == "cpu":
+        # The same product; its gradient then has long rows. With a handful of columns XLA on a CPU takes two to
+        # five times as long for it, which was a twentieth of a small step.
+        kernel = jax.lax.optimization_barrier(kernel.T).T
     # Rank by hand: adding [features] to [batch, features] would be a rank promotion.
-    return x @ params["kernel"] + params["bias"][None, :]
+    return x @ kernel + params["bias"][None, :]
 
 
 def _check_inputs(inputs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The forms that a transformer takes on a CPU to be fast give the numbers of the plain ones."""
+"""The forms that models take on a CPU to be fast give the numbers of the plain ones."""
 
 import re
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxkit.models import attention, layers
+from jaxkit.models import attention, feedforward, layers
 
 
 def draw(*shape):
@@ -77,3 +77,21 @@ def test_inner_features_of_zeros_change_nothing(activation, bias):
     ones = [total(params, row[None]) for row in x]
     summed = jax.tree.map(lambda *parts: sum(parts), *ones)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, summed)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 20])
+def test_a_layer_of_few_columns_is_a_product(columns):
+    layer = lambda kernel, x: feedforward._dense({"kernel": kernel, "bias": jnp.ones(columns)}, x)
+    plain = lambda kernel, x: x @ kernel + 1
+    kernel, x = draw(8, columns), draw(4, 8)
+    check_derivatives(layer, plain, kernel, x)
+    # Kernels side by side, as an ensemble has them.
+    check_derivatives(jax.vmap(layer), jax.vmap(plain), jnp.stack([kernel, 2 * kernel]), jnp.stack([x, -x]))
+
+
+def test_the_gradient_of_few_columns_is_a_product_into_long_rows():
+    """A sum over the batch into [3, 8], turned afterwards: into [8, 3] XLA on a CPU is slow."""
+    loss = lambda kernel, x: jnp.sum(jnp.sin(feedforward._dense({"kernel": kernel, "bias": jnp.ones(3)}, x)))
+    program = jax.jit(jax.grad(loss)).lower(draw(8, 3), draw(4, 8)).compile().as_text()
+    assert re.search(r"f32\[3,8\]\S* dot\(", program), program
+    assert not re.search(r"f32\[8,3\]\S* dot\(", program), program
