@@ -31,8 +31,8 @@ def cache_programs() -> None:
 def keep_programs_whole() -> None:
     """From now on a compiled program gets its name in jax's cache when all of it is there.
 
-    jax writes it in place: who reads it meanwhile finds a part of it, warns and compiles again; so does each start
-    after a kill in the midst of it, for what is there by its name is not written again.
+    jax writes it in place: who reads it meanwhile finds a part of it, warns and compiles again. So does each start
+    after a kill in the midst of it, or on a damaged disk, for what is there by its name jax does not write again.
     """
     try:
         from jax._src.lru_cache import LRUCache
@@ -45,7 +45,7 @@ def keep_programs_whole() -> None:
     def put(cache: Any, key: str, value: bytes) -> None:
         path = f"{cache.path}/{key}-cache"
         # A cache of bounded size is locked, and what is no directory has its own ways.
-        if not key or cache.eviction_enabled or "://" in path or os.path.exists(path):
+        if not key or cache.eviction_enabled or "://" in path:
             return jaxs(cache, key, value)
         part = f"{path}.{os.getpid()}.{threading.get_ident()}.part"
         try:

@@ -34,8 +34,9 @@ def test_a_kill_in_the_midst_of_writing_one_leaves_no_part_under_its_name(tmp_pa
     assert cache.get("key") is None
     cache.put("key", PROGRAM)
     assert cache.get("key") == PROGRAM
-    # What is there is not written again.
-    cache.put("key", b"another")
+    # Who compiles it again could not read what is there.
+    (tmp_path / "key-cache").write_bytes(b"damaged")
+    cache.put("key", PROGRAM)
     assert cache.get("key") == PROGRAM
 
 
