@@ -83,7 +83,7 @@ def calibration(
     """
     checks.labels(logits, labels)
     checks.sizes(num_bins=num_bins)
-    mask = included(mask, labels.shape)
+    mask, labels = included(mask, labels.shape), jnp.asarray(labels, jnp.int32)
     p = jax.nn.softmax(jnp.asarray(logits, jnp.float32))
     confidence = jnp.max(p, axis=-1)
     correct = of_classes(jnp.argmax(p, axis=-1) == labels, labels, p.shape[-1])

@@ -122,7 +122,7 @@ def focal(
         return values
     weights = jnp.asarray(alpha, jnp.float32)
     checks.shapes(alpha=(weights, str(logits.shape[-1])))
-    return values * weights[jnp.asarray(labels)]
+    return values * weights[jnp.asarray(labels, jnp.int32)]
 
 
 def contrastive(outputs: tuple[jax.Array, jax.Array, jax.Array], targets: jax.Array | None = None) -> jax.Array:

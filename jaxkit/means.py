@@ -137,7 +137,7 @@ def of_classes(values: Any, labels: jax.Array, num_classes: int) -> jax.Array:
         >>> of_classes(1.0, jnp.array([0, 2, 3, -1]), 3).tolist()
         [1.0, 1.0, nan, nan]
     """
-    labels = jnp.asarray(labels)
+    labels = jnp.asarray(labels, jnp.int32)  # num_classes may be more than labels of 8 bits can be
     return jnp.where((labels >= 0) & (labels < num_classes), jnp.asarray(values, jnp.float32), jnp.nan)
 
 

@@ -2,8 +2,8 @@
 
 States of disjoint examples are added, over batches, devices and hosts, and computed once: the sum of the
 parts is the whole. Where the mask is False an example leaves no trace, whatever is in it; a label that is no
-class, negative ones included, makes the result nan, never a mistake of the model. Counts are float32,
-exact up to 2^24 in one state; the run loop adds states on the host in float64.
+class, negative ones included, makes the result nan, never a mistake of the model, as does an output of nan.
+Counts are float32, exact up to 2^24 in one state; the run loop adds states on the host in float64.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def accuracy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None
     """
     checks.labels(logits, labels)
     correct = jnp.argmax(jnp.asarray(logits), axis=-1) == labels
-    return mean(of_classes(correct, labels, logits.shape[-1]), mask)
+    return mean(_judged(correct, logits, labels), mask)
 
 
 def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, *, k: int) -> Mean:
@@ -80,7 +80,7 @@ def top_k(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None, *
     logits = jnp.asarray(logits)
     # Sorting holds -0.0 to be less than 0.0.
     found = jax.lax.top_k(jnp.where(logits == 0, 0, logits), k)[1] == jnp.asarray(labels)[..., None]
-    return mean(of_classes(jnp.any(found, axis=-1), labels, logits.shape[-1]), mask)
+    return mean(_judged(jnp.any(found, axis=-1), logits, labels), mask)
 
 
 class Confusion(NamedTuple):
@@ -139,8 +139,8 @@ def confusion(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = Non
         [[1.0, 1.0], [0.0, 0.0]]
     """
     checks.labels(logits, labels)
-    labels, num_classes = jnp.asarray(labels), logits.shape[-1]
-    weights = jnp.where(included(mask, labels.shape), of_classes(1.0, labels, num_classes), 0.0)
+    labels, num_classes = jnp.asarray(labels, jnp.int32), logits.shape[-1]
+    weights = jnp.where(included(mask, labels.shape), _judged(1.0, logits, labels), 0.0)
     predicted = jnp.argmax(jnp.asarray(logits), axis=-1)
     empty = jnp.zeros((num_classes, num_classes), jnp.float32)
     # Clipped, so that the nan of a label that is no class is added, and not dropped.
@@ -217,8 +217,15 @@ def bits_per_byte(
         per_token = table
     elif table.ndim:
         # nan, not its neighbour's bytes, for a token that the table lacks.
-        per_token = of_classes(table[jnp.clip(targets, 0, table.size - 1)], targets, table.size)
+        tokens = jnp.asarray(targets, jnp.int32)
+        per_token = of_classes(table[jnp.clip(tokens, 0, table.size - 1)], tokens, table.size)
     else:
         per_token = jnp.full(targets.shape, table)
     nats = mean(loss(outputs, targets), mask)
     return Mean(nats.total / np.log(2.0), mean(per_token, mask).total)
+
+
+def _judged(values, logits, labels):
+    """`of_classes`, and nan where a logit is nan, which sorting would take for the largest."""
+    nan = jnp.any(jnp.isnan(jnp.asarray(logits)), axis=-1)
+    return jnp.where(nan, jnp.nan, of_classes(values, labels, logits.shape[-1]))

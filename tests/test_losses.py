@@ -205,6 +205,8 @@ def test_labels_of_few_bits():
     # 255 + 1 classes do not fit into the labels' own uint8.
     value = losses.cross_entropy(jnp.zeros((1, 300)), np.array([255], np.uint8))
     np.testing.assert_allclose(value, np.log(300), rtol=1e-6)
+    focal = losses.focal(jnp.zeros((1, 300)), np.array([127], np.int8), gamma=0.0, alpha=np.arange(300.0))
+    np.testing.assert_allclose(focal, 127 * np.log(300), rtol=1e-6)
 
 
 def test_cross_entropy_at_1e4():

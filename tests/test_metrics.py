@@ -357,6 +357,31 @@ def test_a_label_that_is_no_class_is_counted_for_none(label):
         assert np.isfinite(metric(logits, labels, mask).compute())
 
 
+def test_logits_of_nan_choose_no_class():
+    # jnp.argmax takes the nan for the largest: a model that has diverged would be right wherever that is the label.
+    logits, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
+    logits[1, 1], logits[2, 0] = np.nan, -np.nan
+    for metric in (metrics.accuracy, partial(metrics.top_k, k=1), metrics.confusion):
+        for row, finite in ((0, True), (1, False), (2, False)):
+            state = metric(logits, labels, np.arange(3) == row)
+            assert np.all([np.isfinite(x) for x in jax.tree.leaves(on_host(state).compute())]) == finite
+
+
+@pytest.mark.parametrize(
+    ("dtype", "classes"), [(np.uint8, 256), (np.uint8, 300), (np.int8, 128), (np.uint16, 2**16)]
+)
+def test_labels_of_few_bits_are_their_classes(dtype, classes):
+    # The number of classes does not fit into the labels' own dtype, though each label does.
+    labels = np.array([45, 127], dtype)
+    logits = np.asarray(labels[:, None] == np.arange(classes), np.float32)
+    assert metrics.accuracy(logits, labels).compute() == metrics.top_k(logits, labels, k=1).compute() == 1
+    wanted = metrics.calibration(logits, labels.astype(np.int32)).compute()["brier"]
+    assert metrics.calibration(logits, labels).compute()["brier"] == wanted < 2
+    assert metrics.bits_per_byte(logits, labels, token_bytes=np.arange(classes)).count == 45 + 127
+    if classes < 2**16:
+        assert metrics.confusion(logits, labels).matrix[45, 45] == 1
+
+
 def test_a_token_that_the_table_lacks_has_no_bytes():
     for token in (-1, 2):
         state = metrics.bits_per_byte(
