@@ -23,22 +23,48 @@ def add(a: Any, b: Any) -> Any:
     return jax.tree.map(lambda x, y: x + y, a, b)
 
 
-def share(total: Any, parts: int) -> Any:
-    """What each of `parts` equal parts has of their sum, leaf by leaf.
+class Whole(NamedTuple):
+    """A whole number as quotient and remainder of a division, whose sums fit where the number's own do not."""
 
-    A counter or a flag, the same in each, stays whole.
+    quotient: Any
+    remainder: Any
+
+
+def portion(part: Any, parts: int) -> Any:
+    """What one of `parts` equal parts adds to the sum that `share` divides.
 
     Example:
-        >>> share({"mean": jnp.ones(()), "steps": jnp.int32(8)}, 2)
+        >>> total = add(portion(jnp.uint8(200), 2), portion(jnp.uint8(200), 2))  # uint8 ends at 255
+        >>> int(share(total, 2))
+        200
+    """
+
+    def added(x):
+        if not jnp.issubdtype(x.dtype, jnp.integer):
+            return x
+        wide = x.astype(jnp.int32) if x.dtype.itemsize < 4 else x  # `parts` itself may not fit into less
+        return Whole((wide // parts).astype(x.dtype), (wide % parts).astype(jnp.int32))
+
+    return jax.tree.map(added, part)
+
+
+def share(total: Any, parts: int) -> Any:
+    """The average of equal parts, from the sum of the `portion` of each.
+
+    Whole numbers are rounded down, so that a counter, the same in each, stays what it is; a flag is that of any.
+
+    Example:
+        >>> one = portion({"mean": jnp.float32(0.5), "steps": jnp.int32(4)}, 2)
+        >>> share(add(one, one), 2)
         {'mean': Array(0.5, dtype=float32), 'steps': Array(4, dtype=int32)}
     """
 
     def shared(x):
-        if x.dtype == bool:  # a sum of flags is their "or"
-            return x
-        return x / parts if jnp.issubdtype(x.dtype, jnp.inexact) else x // parts
+        if isinstance(x, Whole):
+            return x.quotient + (x.remainder // parts).astype(x.quotient.dtype)
+        return x / parts if jnp.issubdtype(x.dtype, jnp.inexact) else x  # a sum of flags is their "or"
 
-    return jax.tree.map(shared, total)
+    return jax.tree.map(shared, total, is_leaf=lambda x: isinstance(x, Whole))
 
 
 class NothingCounted(ValueError):

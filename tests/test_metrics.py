@@ -358,7 +358,7 @@ def test_a_label_that_is_no_class_is_counted_for_none(label):
 
 
 def test_logits_of_nan_choose_no_class():
-    # jnp.argmax takes the nan for the largest: a model that has diverged would be right wherever that is the label.
+    # argmax takes the nan for the largest: a model that has diverged would be right wherever that is the label.
     logits, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 2])
     logits[1, 1], logits[2, 0] = np.nan, -np.nan
     for metric in (metrics.accuracy, partial(metrics.top_k, k=1), metrics.confusion):

@@ -56,6 +56,28 @@ def test_pmap_averages_what_changes_without_a_gradient():
     assert (bool(state["seen"]), state["seen"].dtype) == (True, bool)
 
 
+@pytest.mark.parametrize("make", [parallel.pmap, lambda: parallel.exact(shards=8)], ids=["pmap", "exact"])
+def test_whole_numbers_of_extra_are_averaged_without_passing_their_largest(make):
+    layout = make()
+    gradients = lambda p, extra, b, k: (means.Mean(jnp.sum(b["x"]), jnp.float32(1)), {}, extra)
+    summed = layout.across(gradients)
+    update = layout.compile(lambda state, batch, key: (summed(None, state, batch, key)[2], {}))
+    extra = {"tokens": jnp.int32(2**31 - 1), "seed": jnp.uint32(2**32 - 1), "level": jnp.uint8(200)}
+    batch, key = layout.put_batch({"x": np.zeros(8, np.float32)}), layout.put_state(jax.random.key(0))
+    after, _ = update(layout.put_state(extra), batch, key)
+    assert {name: int(x) for name, x in after.items()} == {name: int(x) for name, x in extra.items()}
+    assert {name: x.dtype for name, x in after.items()} == {name: x.dtype for name, x in extra.items()}
+
+
+def test_a_flag_that_one_device_raises_is_raised():
+    layout = parallel.pmap()
+    gradients = lambda p, e, b, k: (means.Mean(jnp.sum(b["x"]), jnp.float32(1)), {}, jnp.any(b["x"] > 6))
+    summed = layout.across(gradients)
+    update = layout.compile(lambda state, batch, key: (summed(None, state, batch, key)[2], {}))
+    batch, key = layout.put_batch({"x": np.arange(8.0, dtype=np.float32)}), layout.put_state(jax.random.key(0))
+    assert bool(update(layout.put_state(jnp.array(False)), batch, key)[0])
+
+
 def test_each_device_draws_with_a_key_of_its_own():
     layout = parallel.pmap()
     gradients = lambda p, e, b, k: (

@@ -235,6 +235,15 @@ def test_every_microbatch_starts_from_the_same_extra_and_they_are_averaged():
         assert (bool(after["seen"]), after["seen"].dtype) == (True, bool)
 
 
+def test_whole_numbers_of_extra_are_averaged_without_passing_their_largest():
+    kept = lambda params, extra, batch, key: (Mean(params, 1.0), ({}, extra))
+    gradients = updates.accumulate(updates.gradients(kept), microbatches=200)  # more than an int8 can be
+    extra = {"a": jnp.int32(2**31 - 1), "b": jnp.uint32(2**32 - 1), "c": jnp.uint8(200), "d": jnp.int8(-128)}
+    _, _, after = jax.jit(gradients)(jnp.ones(()), extra, {"x": jnp.zeros(200)}, jax.random.key(0))
+    assert {name: int(x) for name, x in after.items()} == {name: int(x) for name, x in extra.items()}
+    assert {name: x.dtype for name, x in after.items()} == {name: x.dtype for name, x in extra.items()}
+
+
 def test_microbatches_that_do_not_divide_are_named():
     gradients = updates.accumulate(updates.gradients(weighted), microbatches=3)
     with pytest.raises(ValueError, match="microbatches: 3 do not divide the batch of 4"):

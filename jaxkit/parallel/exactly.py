@@ -7,7 +7,7 @@ from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxkit import backends, checks, random
 from jaxkit.errors import UsageError
-from jaxkit.means import add, share
+from jaxkit.means import add, portion, share
 from jaxkit.parallel.replicated import AXIS, local_devices, over_devices
 from jaxkit.types import Evaluate, Gradients, Layout
 
@@ -54,9 +54,13 @@ def exact(*, shards: int = 8, num_devices: int | None = None) -> Layout:
         def summed(params, extra, batch, key):
             first = jax.lax.axis_index(AXIS) * local
             parts = split(batch)
-            part = lambda n: gradients(params, extra, parts[n], random.at(key, first + n))
-            grads, metrics, extra = _between_devices(_tree(part, 0, local), num_devices)
-            return grads, metrics, share(extra, shards)
+
+            def part(n):
+                grads, metrics, after = gradients(params, extra, parts[n], random.at(key, first + n))
+                return grads, metrics, portion(after, shards)
+
+            grads, metrics, total = _between_devices(_tree(part, 0, local), num_devices)
+            return grads, metrics, share(total, shards)
 
         return summed
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxkit import checks, random
 from jaxkit.errors import UsageError
-from jaxkit.means import share
+from jaxkit.means import portion, share
 from jaxkit.types import Evaluate, Gradients, Indexed, Layout
 
 AXIS = "devices"
@@ -219,10 +219,11 @@ def _axes(argument: Any, is_batch: bool) -> Any:
 def _sum_gradients(gradients: Gradients) -> Gradients:
     def summed(params, extra, batch, key):
         key = random.at(key, jax.lax.axis_index(AXIS))
-        parts = gradients(params, extra, batch, key)
-        grads, metrics, extra = jax.lax.psum(parts, AXIS)
+        grads, metrics, after = gradients(params, extra, batch, key)
+        devices = jax.lax.axis_size(AXIS)
+        grads, metrics, total = jax.lax.psum((grads, metrics, portion(after, devices)), AXIS)
         # Flags are counted.
         same = lambda new, old: new.astype(old.dtype)
-        return grads, metrics, jax.tree.map(same, share(extra, jax.lax.axis_size(AXIS)), parts[2])
+        return grads, metrics, jax.tree.map(same, share(total, devices), after)
 
     return summed

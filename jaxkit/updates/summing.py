@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit import backends, checks, contracts, random
-from jaxkit.means import Mean, add, share
+from jaxkit.means import Mean, add, portion, share
 from jaxkit.types import Gradients, Objective
 from jaxkit.updates.looping import loop
 
@@ -106,15 +106,16 @@ def accumulate(gradients: Gradients, *, microbatches: int, unroll: bool | None =
         return array.reshape(microbatches, array.shape[0] // microbatches, *array.shape[1:])
 
     def summed(params, extra, batch, key):
-        def part(so_far, xs):
-            number, batch = xs
-            return add(so_far, sums(gradients(params, extra, batch, random.at(key, number)))), None
+        def part(number, batch):
+            grads, metrics, after = sums(gradients(params, extra, batch, random.at(key, number)))
+            return grads, metrics, portion(after, microbatches)
 
         xs = (jnp.arange(microbatches), jax.tree.map(split, batch))
-        first = jax.tree.map(lambda x: x[0], xs)
-        shapes = sums(jax.eval_shape(gradients, params, extra, first[1], key))
+        shapes = jax.eval_shape(part, *jax.tree.map(lambda x: x[0], xs))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        (grads, metrics, total), _ = loop(part, zeros, xs, unroll=unroll)
+        (grads, metrics, total), _ = loop(
+            lambda so_far, xs: (add(so_far, part(*xs)), None), zeros, xs, unroll=unroll
+        )
         return grads, metrics, share(total, microbatches)
 
     return summed
