@@ -483,8 +483,15 @@ def test_r2_far_from_zero_needs_its_center():
     outputs = targets + rng.normal(size=1000).astype(np.float32) / 2
     wanted = reference.r2_score(targets, outputs)
     close(metrics.r2(outputs, targets, center=1000.0).compute(), wanted, rtol=1e-5)
-    assert abs(metrics.r2(outputs, targets).compute() - wanted) > 1e-3  # what the center is for
+    assert abs(metrics.r2(outputs, targets, center=800.0).compute() - wanted) > 1e-3  # what the center is for
+    assert np.isnan(metrics.r2(outputs, targets).compute())  # at 1000 deviations only rounding is left
 
 
-def test_r2_of_constant_targets_is_nan():
-    assert np.isnan(compiled(metrics.r2)(np.array([1.0, 2.0]), np.array([1.0, 1.0])).compute())
+@pytest.mark.parametrize("target", [1.0, 0.1, 100.1])
+def test_r2_of_constant_targets_is_nan(target):
+    # Squares of the latter two are rounded: their sum less the squared sum is not 0.
+    for size in (1, 2, 1000):
+        targets = np.full(size, target, np.float32)
+        state = compiled(metrics.r2)(targets + np.float32(1), targets)
+        assert np.isnan(on_host(state).compute())
+        assert np.isnan(jax.jit(lambda state: state.compute())(state))
