@@ -150,12 +150,15 @@ def contrastive(outputs: tuple[jax.Array, jax.Array, jax.Array], targets: jax.Ar
     """
     a, b, log_scale = _unpack(outputs, "a", "b", "log_scale")
     batch = checks.shapes(a=(a, "batch d"), b=(b, "batch d"), log_scale=(log_scale, ""))["batch"]
+    if targets is not None:
+        checks.shapes(targets=(targets, str(batch)))
+        checks.dtypes(targets=(targets, jnp.integer))
+        # Else a nan in the padding would reach the others' gradients, as zero times nan.
+        a, b = (jnp.where(jnp.asarray(targets)[:, None] >= 0, x, 0) for x in (a, b))
     scale = jnp.exp(jnp.minimum(jnp.asarray(log_scale, jnp.float32), jnp.log(100.0)))
     # The scale multiplies what a short product rounds off, so this one is not left to the default precision.
     logits = scale * jnp.matmul(_normalised(a), _normalised(b).T, precision="highest")
     if targets is not None:
-        checks.shapes(targets=(targets, str(batch)))
-        checks.dtypes(targets=(targets, jnp.integer))
         rows, columns = jnp.asarray(targets)[:, None], jnp.asarray(targets)[None, :]
         negatives = (rows != columns) & (rows >= 0) & (columns >= 0)
         logits = jnp.where(negatives | jnp.eye(batch, dtype=bool), logits, -jnp.inf)

@@ -349,6 +349,7 @@ def test_contrastive_padding_is_as_good_as_removed():
     (a, b, scale), _ = pairs(np.random.default_rng(0))
     value, (da, db, dscale) = contrastive_gradient((a[:4], b[:4], scale), None, 4)
     targets = np.array([0, 1, 2, 3, -1, -1])
+    a[4], b[5] = np.nan, np.inf
     padded, (da_, db_, dscale_) = contrastive_gradient((a, b, scale), targets, 6)
     np.testing.assert_allclose(padded, value, rtol=1e-6)
     np.testing.assert_allclose(dscale_, dscale, rtol=1e-5)
