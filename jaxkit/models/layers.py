@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxkit import backends
+from jaxkit import backends, chunks
 from jaxkit.parallel import constrain
 from jaxkit.types import Key
 
@@ -136,35 +136,8 @@ def project(x: jax.Array, kernel: jax.Array, *, transposed: bool) -> jax.Array:
         ((2, 7), 'float32')
     """
     flat = x.reshape(-1, x.shape[-1])
-    product = _product if flat.dtype == jnp.float32 else _short_product
-    return product(flat, kernel, transposed).reshape(*x.shape[:-1], -1)
-
-
-def _product(x: jax.Array, kernel: jax.Array, transposed: bool) -> jax.Array:
-    contract = ((1,), (1 if transposed else 0,))
-    return jax.lax.dot_general(x, kernel, (contract, ((), ())), preferred_element_type=jnp.float32)
-
-
-# A rule of its own for the gradient: that of a float32 result is float32, and would turn the two products of
-# the backward pass, a third of a small model's work, into float32 products.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _short_product(x, kernel, transposed):
-    return _product(x, kernel, transposed)
-
-
-def _short_forward(x, kernel, transposed):
-    return _product(x, kernel, transposed), (x, kernel)
-
-
-def _short_backward(transposed, saved, gradient):
-    x, kernel = saved
-    gradient = gradient.astype(x.dtype)
-    to_x = gradient @ (kernel if transposed else kernel.T)
-    to_kernel = gradient.T @ x if transposed else x.T @ gradient
-    return to_x, to_kernel
-
-
-_short_product.defvjp(_short_forward, _short_backward)
+    logits = chunks.logits(flat, kernel.T if transposed else kernel)
+    return logits.reshape(*x.shape[:-1], logits.shape[-1])
 
 
 def size_of_mlp(features: int, activation: str) -> int:

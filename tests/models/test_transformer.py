@@ -336,6 +336,10 @@ def test_short_products_of_the_logits_have_short_gradients_near_the_long_ones(tr
         np.testing.assert_allclose(a.astype(jnp.float32), b, atol=8 * 3 * 2**-9)
     products = re.findall(r"(\w+)\[[\d,]*\] = dot_general", str(jax.make_jaxpr(gradient)(*short)))
     assert products == ["f32", "bf16", "bf16"]
+    # Forward-mode differentiation, as for products with the Hessian, along the arguments themselves.
+    along = jax.jvp(loss, tuple(short), tuple(short))[1]
+    wanted = sum(jnp.sum(a * b, dtype=jnp.float32) for a, b in zip(gradient(*short), short))
+    assert float(along) == pytest.approx(float(wanted), abs=0.1)
 
 
 def spec(*shape, dtype="bfloat16"):
