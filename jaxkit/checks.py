@@ -159,6 +159,22 @@ def at_least(minimum: float, **values: float) -> None:
             raise ValueError(f"{name}: came {value}, wanted a number >= {minimum}")
 
 
+def whole(minimum: int, **values: int) -> None:
+    """Checks hyperparameters that count: each is a whole number not below `minimum`.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: below the minimum.
+
+    Example:
+        >>> whole(0, padding=4)
+    """
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+            raise TypeError(f"{name}: came {describe(value)}, wanted a whole number >= {minimum}")
+        at_least(minimum, **{name: int(value)})
+
+
 def sizes(**values: int) -> None:
     """Checks sizes: each is a whole number from 1 on.
 
@@ -169,10 +185,7 @@ def sizes(**values: int) -> None:
     Example:
         >>> sizes(num_classes=10)
     """
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-            raise TypeError(f"{name}: came {describe(value)}, wanted a whole number >= 1")
-        at_least(1, **{name: int(value)})
+    whole(1, **values)
 
 
 def fields(batch: Mapping[str, Any], *names: str) -> None:
@@ -201,7 +214,7 @@ def finite(**trees: Any) -> None:
     for name, tree in trees.items():
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact):
-                bad = int(np.sum(~np.isfinite(np.asarray(leaf, np.float32))))
+                bad = int(np.sum(~np.isfinite(np.asarray(leaf))))
                 if bad:
                     where = name + jax.tree_util.keystr(path)
                     raise ValueError(f"{where}: {bad} of {np.size(leaf)} values are not finite")

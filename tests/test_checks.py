@@ -91,3 +91,11 @@ def test_finite_names_the_leaf():
     checks.finite(params={"a": jnp.ones(3), "n": jnp.arange(3)})
     with pytest.raises(ValueError, match=r"params\['a'\]: 1 of 3 values are not finite"):
         checks.finite(params={"a": jnp.array([1.0, jnp.nan, 2.0])})
+
+
+def test_finite_takes_numbers_as_they_are():
+    # As float32 the first would be infinite, and of the second only the real part would be seen.
+    checks.finite(params=np.array([1e300]), short=jnp.ones(2, jnp.bfloat16))
+    for dtype in (jnp.bfloat16, jnp.float8_e4m3fn, np.float64, np.complex64):
+        with pytest.raises(ValueError, match="params: 1 of 2 values are not finite"):
+            checks.finite(params=np.array([1, complex(0, np.nan) if dtype == np.complex64 else np.nan], dtype))

@@ -42,6 +42,7 @@ def crop(*, padding: int, mode: str = "constant") -> Augmentation:
         mode: what the padding holds, as in `jnp.pad`: "constant" (zeros), "reflect", "edge".
 
     Raises:
+        TypeError: `padding` is no whole number.
         ValueError: `padding` is negative; the batch has no image of four axes.
 
     Example:
@@ -49,7 +50,7 @@ def crop(*, padding: int, mode: str = "constant") -> Augmentation:
         >>> crop(padding=2)(batch, jax.random.key(0))["image"].dtype
         dtype('uint8')
     """
-    checks.at_least(0, padding=padding)
+    checks.whole(0, padding=padding)
 
     def change(image: jax.Array, key: Key) -> jax.Array:
         width = ((0, 0), (padding, padding), (padding, padding), (0, 0))
@@ -70,6 +71,7 @@ def shift(*, max_pixels: int) -> Augmentation:
     image [batch, height, width, channels] of any dtype, which is kept.
 
     Raises:
+        TypeError: `max_pixels` is no whole number; `affine` moves by a fraction.
         ValueError: `max_pixels` is negative; the batch has no image of four axes.
 
     Example:
@@ -77,7 +79,7 @@ def shift(*, max_pixels: int) -> Augmentation:
         >>> bool((shift(max_pixels=0)(batch, jax.random.key(0))["image"] == batch["image"]).all())
         True
     """
-    checks.at_least(0, max_pixels=max_pixels)
+    checks.whole(0, max_pixels=max_pixels)
     return crop(padding=max_pixels)
 
 
@@ -114,6 +116,7 @@ def cutout(*, size: int) -> Augmentation:
         size: the side of the square in pixels; 0 changes nothing.
 
     Raises:
+        TypeError: `size` is no whole number.
         ValueError: `size` is negative; the batch has no image of four axes.
 
     Source: DeVries and Taylor 2017, arXiv:1708.04552.
@@ -123,7 +126,7 @@ def cutout(*, size: int) -> Augmentation:
         >>> bool(cutout(size=4)(batch, jax.random.key(0))["image"].sum() < 128)
         True
     """
-    checks.at_least(0, size=size)
+    checks.whole(0, size=size)
 
     def change(image: jax.Array, key: Key) -> jax.Array:
         batch, *sides, _ = image.shape

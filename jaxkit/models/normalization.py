@@ -74,11 +74,11 @@ def check_group_size(group_size: Any) -> None:
     """Checks the size of a group: None, or a whole number from 1 on.
 
     Raises:
-        TypeError: not a number.
+        TypeError: not a whole number.
         ValueError: below 1.
 
     Example:
         >>> check_group_size(None)
     """
     if group_size is not None:
-        checks.at_least(1, group_size=group_size)
+        checks.sizes(group_size=group_size)

@@ -210,6 +210,14 @@ def test_strengths_that_make_no_sense_are_refused(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "name"), [(data.shift, "max_pixels"), (data.crop, "padding"), (data.cutout, "size")]
+)
+def test_pixels_are_whole(make, name):
+    with pytest.raises(TypeError, match=rf"{name}: came 2\.5 \(float\), wanted a whole number >= 0"):
+        make(**{name: 2.5})
+
+
 def test_chain_wants_functions():
     with pytest.raises(TypeError, match=r"augmentations\[1\]: came 'flip'"):
         data.chain(augmentations=(data.flip(), "flip"))

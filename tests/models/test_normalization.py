@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from jaxkit import models
 from jaxkit.models import residual
-from jaxkit.models.normalization import Statistics, batch_norm
+from jaxkit.models.normalization import Statistics, batch_norm, check_group_size
 
 
 @pytest.fixture
@@ -49,6 +49,11 @@ def test_evaluation_uses_the_running_statistics_and_learns_nothing(x):
 def test_statistics_are_in_float32_whatever_comes(x):
     y, running = batch_norm(jnp.asarray(x, jnp.bfloat16), RUNNING, train=True)
     assert (y.dtype, running.mean.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_groups_are_of_a_whole_number_of_examples():
+    with pytest.raises(TypeError, match=r"group_size: came 2\.5 \(float\), wanted a whole number"):
+        check_group_size(2.5)
 
 
 def test_groups_that_do_not_divide_are_named(x):
