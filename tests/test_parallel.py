@@ -69,6 +69,14 @@ def test_whole_numbers_of_extra_are_averaged_without_passing_their_largest(make)
     assert {name: x.dtype for name, x in after.items()} == {name: x.dtype for name, x in extra.items()}
 
 
+@pytest.mark.parametrize(
+    ("make", "name"), [(parallel.pmap, "num_devices"), (parallel.exact, "shards"), (parallel.mesh, "data")]
+)
+def test_devices_and_shards_are_whole(make, name):
+    with pytest.raises(TypeError, match=rf"{name}: came 2\.0 \(float\), wanted a whole number >= 1"):
+        make(**{name: 2.0})
+
+
 def test_a_flag_that_one_device_raises_is_raised():
     layout = parallel.pmap()
     gradients = lambda p, e, b, k: (means.Mean(jnp.sum(b["x"]), jnp.float32(1)), {}, jnp.any(b["x"] > 6))

@@ -44,7 +44,7 @@ def check_prompts(prompts: Sequence[str], *, num_tokens: int, max_length: int) -
         >>> check_prompts(["import "], num_tokens=100, max_length=128)
     """
     _check_texts(prompts)
-    checks.at_least(1, num_tokens=num_tokens)
+    checks.sizes(num_tokens=num_tokens)
     # One for the beginning of the document, and one at least of the prompt.
     if num_tokens + 2 > max_length:
         raise errors.UsageError(

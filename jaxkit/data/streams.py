@@ -106,7 +106,8 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int, rows: np.ndarray
 
     Raises:
         ValueError: `batch_size` is below 1 or `seed` negative; by `stream[n]`: n is negative.
-        TypeError: by `for batch in stream`, `list(stream)`: it has no end; `prefetch(stream, start, stop)` has.
+        TypeError: a number is not whole; by `for batch in stream`, `list(stream)`: it has no end;
+            `prefetch(stream, start, stop)` has.
 
     Example:
         >>> from jaxkit import data
@@ -116,7 +117,7 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int, rows: np.ndarray
     """
     _check_examples(examples)
     checks.sizes(batch_size=batch_size)
-    checks.at_least(0, seed=seed)
+    checks.whole(0, seed=seed)
     return Shuffled(examples, operator.index(batch_size), operator.index(seed), rows)
 
 
@@ -191,6 +192,7 @@ def prefetch(stream: Stream, start: int, stop: int) -> Iterator[dict[str, np.nda
 
     Raises:
         ValueError: `start` is negative or after `stop`.
+        TypeError: one of them is no whole number.
 
     Example:
         >>> from jaxkit import data
@@ -198,8 +200,8 @@ def prefetch(stream: Stream, start: int, stop: int) -> Iterator[dict[str, np.nda
         >>> [len(batch["x"]) for batch in prefetch(stream, 10, 12)]
         [4, 4]
     """
-    checks.at_least(0, start=start)
-    checks.at_least(start, stop=stop)
+    checks.whole(0, start=start)
+    checks.whole(start, stop=stop)
     examples: Any = getattr(stream, "examples", None)
     if start == stop or (examples is not None and examples.arrays is not None):
         return (stream[step] for step in range(start, stop))

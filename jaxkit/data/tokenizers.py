@@ -96,7 +96,7 @@ def bpe(*, vocabulary_size: int) -> Tokenizer:
         >>> bpe(vocabulary_size=2048).name
         'bpe-2048'
     """
-    checks.at_least(257, vocabulary_size=vocabulary_size)
+    checks.whole(257, vocabulary_size=vocabulary_size)
     if importlib.util.find_spec("tokenizers") is None:
         raise errors.UsageError(
             "tokenizer 'bpe': needs the package tokenizers: pip install 'jaxkit[text]', or read bytes:"

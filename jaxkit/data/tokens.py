@@ -54,7 +54,7 @@ def text(*, corpus: Corpus, split: str, tokenizer: Tokenizer, length: int) -> Te
         >>> source.schema["tokens"]
         Field(shape=(9,), dtype=dtype('int32'), num_classes=257)
     """
-    checks.at_least(1, length=length)
+    checks.sizes(length=length)
     wanted = {
         "tokens": Field((length + 1,), np.dtype(np.int32), tokenizer.vocabulary_size),
         "token_mask": Field((length + 1,), np.dtype(np.bool_)),
@@ -144,8 +144,8 @@ def synthetic_tokens(*, vocabulary_size: int, length: int, size: int, seed: int)
         >>> examples.arrays["tokens"].shape
         (3, 9)
     """
-    checks.at_least(1, vocabulary_size=vocabulary_size, length=length, size=size)
-    checks.at_least(0, seed=seed)
+    checks.sizes(vocabulary_size=vocabulary_size, length=length, size=size)
+    checks.whole(0, seed=seed)
     where = f"synthetic/{seed}"
     wanted = {"tokens": Field((length + 1,), np.dtype(np.int32), vocabulary_size)}
 

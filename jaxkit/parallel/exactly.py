@@ -117,6 +117,6 @@ def _add(one: Any, other: Any) -> Any:
 
 def _check_power(**values: int) -> None:
     for name, value in values.items():
-        checks.at_least(1, **{name: value})
+        checks.sizes(**{name: value})
         if value & (value - 1):
             raise ValueError(f"{name}: came {value}, wanted a power of two")

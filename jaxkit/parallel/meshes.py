@@ -50,7 +50,7 @@ def mesh(
         1
     """
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-    checks.at_least(1, **sizes)
+    checks.sizes(**sizes)
     number, devices = math.prod(sizes.values()), jax.devices()
     if number > len(devices):
         wanted = " x ".join(f"{name} {size}" for name, size in sizes.items() if size > 1)

@@ -166,7 +166,7 @@ def local_devices(number: int | None) -> list[Any]:
     devices = jax.local_devices()
     if number is None:
         return devices
-    checks.at_least(1, num_devices=number)
+    checks.sizes(num_devices=number)
     if number > len(devices):
         raise UsageError(f"num_devices: came {number}, but {have(devices)}")
     return devices[:number]

@@ -97,8 +97,12 @@ def test_what_cannot_be_streamed_is_refused():
         data.shuffled(examples, batch_size=0, seed=0)
     with pytest.raises(ValueError, match="seed: came -1"):
         data.shuffled(examples, batch_size=2, seed=-1)
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"batch_size: came 2\.5 \(float\), wanted a whole number"):
         data.shuffled(examples, batch_size=2.5, seed=0)
+    with pytest.raises(TypeError, match=r"seed: came 1\.5 \(float\), wanted a whole number >= 0"):
+        data.shuffled(examples, batch_size=2, seed=1.5)
+    with pytest.raises(TypeError, match=r"stop: came 2\.5 \(float\), wanted a whole number"):
+        data.prefetch(data.padded(examples, batch_size=2), 0, 2.5)
     with pytest.raises(ValueError, match="batch_size: came 0"):
         data.padded(examples, batch_size=0)
 
