@@ -82,7 +82,9 @@ def _plain(q_BxLxNxH: jax.Array, k_BxLxKxH: jax.Array, v_BxLxKxH: jax.Array) -> 
         flat = q.reshape(batch, num_kv_heads, -1, size)
         scores = jnp.einsum("bkrh,bkmh->bkrm", flat, k, preferred_element_type=jnp.float32)
         seen = jnp.arange(begin, end)[:, None] >= jnp.arange(end)[None, :]
-        unseen = jnp.broadcast_to(jnp.where(seen, 0, -jnp.inf), (q.shape[2], *seen.shape)).reshape(-1, end)
+        unseen = jnp.broadcast_to(jnp.where(seen, jnp.float32(0), -jnp.inf), (q.shape[2], *seen.shape)).reshape(
+            -1, end
+        )
         return _attend(scores + unseen[None, None], v).reshape(q.shape).transpose(0, 3, 1, 2, 4)
 
     # On a CPU in two halves: the earlier one never meets the later keys, which spares a quarter of the products

@@ -49,7 +49,7 @@ def extend(form: Form, params: Any, tokens: Any, cache: Cache, *, lengths: Any =
 
     tokens int[batch, n], cache -> (logits f32[batch, n, vocabulary_size], cache)
 
-    A row that is given more tokens than it has places for gets nan.
+    A row that is given more tokens than it has places for, or a length that is not 0 to n, gets nan from then on.
 
     Args:
         form: of the model.
@@ -82,8 +82,9 @@ def extend(form: Form, params: Any, tokens: Any, cache: Cache, *, lengths: Any =
     x, memories = blocks.through(form, params, x, cache.memories, one)
     if last:
         x = jnp.take_along_axis(x, jnp.maximum(lengths - 1, 0)[:, None, None], axis=1)
-    read = cache.lengths + lengths.astype(jnp.int32)
-    # More tokens than places: there is no right answer, and in a trace no error.
+    given = (lengths >= 0) & (lengths <= number)
+    read = jnp.where(given, cache.lengths + lengths.astype(jnp.int32), places + 1)
+    # Too many, now or before: there is no right answer, and in a trace no error.
     x = jnp.where((read <= places)[:, None, None], x, jnp.nan)
     return blocks.logits(form, params, x), Cache(memories, read)
 

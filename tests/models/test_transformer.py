@@ -287,6 +287,15 @@ def test_more_tokens_than_places_give_nan_in_their_row():
     assert np.all(np.isnan(logits[2]))
 
 
+def test_a_length_that_there_is_not_gives_nan_from_then_on():
+    model, params = begin("gpt2")
+    extend = compiled("gpt2")[1]
+    _, cache = extend(params, TOKENS[:, :2], model.cache(3, LENGTH), lengths=np.array([3, -1, 2]))
+    for _ in range(2):
+        logits, cache = extend(params, TOKENS[:, 2:4], cache, lengths=np.array([2, 2, 2]))
+        assert np.isnan(logits).all(axis=(1, 2)).tolist() == [True, True, False]
+
+
 @every_family
 def test_padding_never_changes_a_real_position(family):
     lengths = np.array([4, 1, 7])
@@ -340,6 +349,14 @@ def test_short_products_of_the_logits_have_short_gradients_near_the_long_ones(tr
     along = jax.jvp(loss, tuple(short), tuple(short))[1]
     wanted = sum(jnp.sum(a * b, dtype=jnp.float32) for a, b in zip(gradient(*short), short))
     assert float(along) == pytest.approx(float(wanted), abs=0.1)
+
+
+def test_the_softmax_is_in_float32_also_where_float64_is_allowed():
+    with jax.enable_x64(True):
+        x = jax.ShapeDtypeStruct((1, 4, 2, 3), jnp.float32)
+        found = str(jax.make_jaxpr(functools.partial(attention.causal, attention="xla"))(x, x, x))
+    assert "f32[1,2,2,4]" in found
+    assert not re.search(r"f64\[\d", found)
 
 
 def spec(*shape, dtype="bfloat16"):
