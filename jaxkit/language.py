@@ -43,6 +43,7 @@ def next_tokens(batch: Batch) -> Prediction:
     checks.fields(batch, "tokens")
     tokens = jnp.asarray(batch["tokens"])
     checks.dtypes(tokens=(tokens, jnp.integer))
+    tokens = tokens.astype(jnp.int32)  # of 8 or 16 bits, a vocabulary's size would not fit beside them
     sizes = checks.shapes(tokens=(tokens, "batch window"))
     if sizes["window"] < 2:
         raise ValueError(f"tokens: came {checks.describe(tokens)}, wanted [batch, length + 1] with a length >= 1")

@@ -74,6 +74,18 @@ def test_the_loss_is_a_mean_over_tokens(batch, params, output):
     assert (measured, extra) == ({}, {})
 
 
+def test_tokens_of_few_bits_are_tokens():
+    # As bytes they are the whole of uint8: 256 of them do not fit into it.
+    tokens = np.array([[250, 251, 252]], np.uint8)
+    inputs, targets, _ = objectives.next_tokens({"tokens": tokens})
+    assert (inputs.dtype, targets.dtype, targets.tolist()) == (jnp.int32, jnp.int32, [[251, 252]])
+    follows = Model(
+        jnp.zeros, lambda params, extra, inputs, *, key=None, train=False: (10 * params[inputs], extra)
+    )
+    evaluate = objectives.language_evaluation(follows, vocabulary_size=256, metrics={"accuracy": metrics.accuracy})
+    assert evaluate(jnp.eye(256)[jnp.arange(1, 257) % 256], {}, {"tokens": tokens})["accuracy"].compute() == 1
+
+
 @pytest.mark.parametrize("output", LOSSES)
 def test_evaluation_is_what_it_is_by_hand(batch, params, output):
     batch = batch | {"mask": np.array([True, False, True, True])}
