@@ -147,7 +147,9 @@ def _plain(leaf: Any) -> np.ndarray:
 
 def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(wanted))
+        # jax says it of an array only, and what is wanted may be a shape and a dtype.
+        impl = jax.random.key_impl(jax.numpy.empty((), wanted.dtype))
+        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=impl)
     unnamed = wanted.dtype.name not in _NAMES and array.dtype == np.uint8
     if unnamed and array.shape == (*wanted.shape, *_bytes_within(wanted.dtype)):
         array = array.reshape(-1).view(wanted.dtype).reshape(wanted.shape)
