@@ -148,6 +148,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measures the named cases."""
     options = parse()
+    # Into a file too, line by line: whoever ends it for its time has the cases that were done.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory() as folder:
         peak = start("jax_side", "-", "matmul", "tiny" if options.tiny else "0", Path(folder))
         matmul = peak.ready
