@@ -7,7 +7,7 @@ import pytest
 
 from jaxkit import checks, configs, data, means, parallel, updates
 from jaxkit.errors import UsageError
-from jaxkit.runs import assets, command, directory, record
+from jaxkit.runs import assets, command, directory, evaluations, record
 from jaxkit.types import Recipe
 
 CONFIG = {
@@ -78,7 +78,7 @@ def test_a_resumed_run_must_have_the_same_assets(tmp_path, monkeypatch):
     kept = lambda: {"tokenizer.json": b"a"}
     with monkeypatch.context() as patch:
         # As after a kill: a checkpoint at step 2, nothing finished.
-        patch.setattr(directory, "write_evaluation", lambda *args: pytest.fail("killed"))
+        patch.setattr(evaluations, "write", lambda *args: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             run(folder, kept=kept)
     with pytest.raises(UsageError, match=r"the tokenizer .* does not match that of the run .*--workdir=DIR"):
