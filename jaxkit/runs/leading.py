@@ -91,7 +91,6 @@ def _finish(recipe, config, outcome, examples, folder: Path, console, beside: tr
         directory.set_status(folder, status="interrupted", **done)
         beside.finish(tracking.SECONDS_AFTER_A_STOP)
         console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
-        console.print(str(folder), soft_wrap=True)
         return TRY_AGAIN
     for split, metrics in outcome.evaluations.items():
         evaluations.write(folder, split, outcome.step, metrics)

@@ -1,5 +1,7 @@
 """What a run keeps beside its parameters: the same files whenever it is resumed, and what its model writes."""
 
+import os
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -48,6 +50,15 @@ def recipe(*, kept=None, samples=None):
 
 def run(workdir, **parts):
     return command.run(recipe(**parts), configs.freeze(CONFIG), experiment="x", workdir=workdir)
+
+
+def test_a_run_stays_where_it_is_wherever_user_code_goes(tmp_path, capsys, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run("run", samples=lambda *_: os.chdir("elsewhere") or "text") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "run"
+    assert directory.summary(tmp_path / "run")["status"] == "finished"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_assets_are_written_at_the_start_and_samples_at_the_end(tmp_path, capsys):
