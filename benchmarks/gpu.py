@@ -12,6 +12,7 @@ loop    jaxkit's run loop, which records every ten steps (no checkpoints, no eva
 torch   torch.compile, autocast, channels last, SDPA, fused optimizer
 
 "cold" is the first step of `bare` with an empty compilation cache; in the table stands that of a second process.
+The other sides are started once, and find nothing of theirs in it.
 "idle" is the share of ten steps in a profiler's trace in which no stream of the device had a kernel or a copy.
 Utilisation counts the model's FLOPs (gpu/cases.py) and names its two denominators.
 """
@@ -148,6 +149,8 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measures the named cases."""
     options = parse()
+    # Into a file too, line by line: whoever ends it for its time has the cases that were done.
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     with tempfile.TemporaryDirectory() as folder:
         peak = start("jax_side", "-", "matmul", "tiny" if options.tiny else "0", Path(folder))
         matmul = peak.ready

@@ -134,6 +134,8 @@ def _of_equation(equation: Any) -> float:
         (contracted, _), _ = parameters["dimension_numbers"]
         shape = equation.invars[0].aval.shape
         return 2 * _size(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted)
+    if name.startswith("ragged_dot"):
+        return _of_groups(equation)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         features = kernel[parameters["dimension_numbers"].rhs_spec[0]]
@@ -150,6 +152,17 @@ def _of_equation(equation: Any) -> float:
     if name in ("shard_map", "xla_pmap"):
         return sum(inner) * _devices(parameters)
     return sum(inner)
+
+
+def _of_groups(equation: Any) -> float:
+    """A matmul by groups: of each row, or of each term of the sums, one group counts."""
+    numbers = equation.params["ragged_dot_dimension_numbers"]
+    (contracted, _), _ = numbers.dot_dimension_numbers
+    shape = equation.invars[0].aval.shape
+    # Where what is summed over is grouped, each group makes a result of its own.
+    summed = set(numbers.lhs_ragged_dimensions) & set(contracted)
+    groups = equation.outvars[0].aval.shape[0] if summed else 1
+    return 2 * _size(equation.outvars[0]) * math.prod(shape[axis] for axis in contracted) / max(groups, 1)
 
 
 def _of_attention(equation: Any) -> float:

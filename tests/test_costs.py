@@ -65,6 +65,14 @@ def test_a_strided_convolution_counts_no_zeros():
     assert counted(jax.grad(strided), x) == pytest.approx(2 * forward, rel=0.35)
 
 
+def test_a_matmul_by_groups_counts_of_each_row_its_own_group():
+    rows, kernels, sizes = jnp.ones((6, 4)), jnp.ones((3, 4, 5)), jnp.array([1, 3, 2])
+    forward = lambda rows, kernels: jax.lax.ragged_dot(rows, kernels, sizes).sum()
+    assert counted(forward, rows, kernels) == 2 * 6 * 4 * 5
+    # Backward as often for the rows, and for the kernels.
+    assert counted(jax.value_and_grad(forward, (0, 1)), rows, kernels) == 3 * 2 * 6 * 4 * 5
+
+
 def test_a_loop_counts_each_turn_a_branch_the_dearest_and_recomputation_twice():
     x, n = jnp.ones((4, 4)), 2 * 4**3
     assert counted(lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, length=7)[0], x) == 7 * n

@@ -41,6 +41,16 @@ def test_what_the_optimizer_keeps_of_a_parameter_is_split_like_it(scan):
         assert all(spec[:1] in ((), (None,)) for path, spec in params.items() if path.startswith("blocks."))
 
 
+def test_an_array_of_nothing_goes_in_as_it_comes_out():
+    layout = parallel.mesh(fsdp=2, tensor=2)
+    params = {"none": jnp.zeros((0, 8)), "kernel": jnp.ones((4, 8))}
+    before = layout.put_state(updates.init_state(params, {}, optax.sgd(0.1)))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, before)
+    after, _ = layout.compile(lambda state, batch, key: (state, {}))(before, {}, jax.random.key(0))
+    same = jax.tree.map(lambda leaf, old: leaf.sharding.is_equivalent_to(old, leaf.ndim), after, shardings)
+    assert all(jax.tree.leaves(same))
+
+
 def test_an_output_kernel_beside_an_embedding_is_split_by_its_vocabulary():
     # Split by its inputs, the logits of all tokens are summed over devices: the most that such a step moves.
     layout = parallel.mesh(data=2, tensor=2)

@@ -41,6 +41,8 @@ def parts_of(case: cases.Case):
 def main() -> None:
     name, _, size = sys.argv[1:]
     case = cases.of(name, size)
+    if DEVICE == "cpu" and size != "tiny":
+        raise SystemExit(f"torch {torch.__version__} finds no CUDA device; install its build for CUDA")
     torch.manual_seed(0)
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
@@ -59,7 +61,11 @@ def main() -> None:
     def end():
         profiler.stop()
         notes["peak"] = torch.cuda.max_memory_allocated() if DEVICE == "cuda" else 0
-        return [(event.time_range.start, event.time_range.end) for event in profiler.events()]
+        # Kernels and copies: no calls that launch or wait for them, no spans of an optimizer's step around them.
+        on = getattr(torch.autograd.DeviceType, DEVICE.upper())
+        work = [event for event in profiler.events() if event.device_type == on]
+        work = [event for event in work if not getattr(event, "is_user_annotation", False)]
+        return [(event.time_range.start, event.time_range.end) for event in work]
 
     on_step = probe.probed(on_step, notes, begin=profiler.start, end=end)
 

@@ -139,7 +139,8 @@ def _specs(state: State, rules: Rules, sizes: dict[str, int]) -> Any:
         for start in range(len(names) + 1):
             name = ".".join(names[start:])
             if name in abstract and abstract[name].shape == leaf.shape:
-                return specs[name]
+                # Whatever is asked for, XLA gives an array of nothing back whole.
+                return PartitionSpec() if 0 in leaf.shape else specs[name]
         return PartitionSpec()
 
     return jax.tree_util.tree_map_with_path(of, state)

@@ -26,20 +26,9 @@ BLAKE3 = "blake3:"
 # What is written past the system's cache is, in memory and on the disk, whole blocks of at least the disk's size.
 _BLOCK = 4096
 # What the format has a name for; anything else is stored as bytes, and read as what the program says it is.
-_NAMES = {
-    "bool": "BOOL",
-    "uint8": "U8",
-    "int8": "I8",
-    "uint16": "U16",
-    "int16": "I16",
-    "uint32": "U32",
-    "int32": "I32",
-    "uint64": "U64",
-    "int64": "I64",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "float32": "F32",
-    "float64": "F64",
+_BITS = {"uint": (8, 16, 32, 64), "int": (8, 16, 32, 64), "float": (16, 32, 64)}
+_NAMES = {"bool": "BOOL", "bfloat16": "BF16"} | {
+    f"{kind}{bits}": f"{kind[0].upper()}{bits}" for kind, sizes in _BITS.items() for bits in sizes
 }
 
 
@@ -147,7 +136,7 @@ def _plain(leaf: Any) -> np.ndarray:
 
 def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
     if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(jax.numpy.asarray(array), impl=jax.random.key_impl(wanted))
+        return as_key(array, wanted.dtype)
     unnamed = wanted.dtype.name not in _NAMES and array.dtype == np.uint8
     if unnamed and array.shape == (*wanted.shape, *_bytes_within(wanted.dtype)):
         array = array.reshape(-1).view(wanted.dtype).reshape(wanted.shape)
@@ -157,6 +146,19 @@ def _as(wanted: Any, array: np.ndarray, where: str) -> Any:
             f" this config makes {wanted.dtype.name}{list(wanted.shape)}"
         )
     return array
+
+
+def as_key(data: np.ndarray, dtype: Any) -> jax.Array:
+    """The keys of a dtype that consist of these numbers.
+
+    Example:
+        >>> key = jax.random.key(3)
+        >>> bool(as_key(np.asarray(jax.random.key_data(key)), key.dtype) == key)
+        True
+    """
+    # jax says it of an array only, and what is wanted may be a shape and a dtype.
+    impl = jax.random.key_impl(jax.numpy.empty((), dtype))
+    return jax.random.wrap_key_data(jax.numpy.asarray(data), impl=impl)
 
 
 def _bytes_within(dtype: Any) -> tuple[int, ...]:

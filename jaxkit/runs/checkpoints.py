@@ -196,12 +196,18 @@ def _read(checkpoint: Path, abstract: Any, shardings: Mapping[str, Any]) -> Any:
         tree = checkpointer.restore(
             checkpoint.absolute() / "state", args=ocp.args.PyTreeRestore(abstract, restore_args=arguments)
         )
-    for (path, leaf), wanted in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(abstract)):
+
+    def fitting(path, leaf, wanted):
+        # To whoever asks for numpy, Orbax gives the numbers that a key consists of.
+        if jax.dtypes.issubdtype(wanted.dtype, jax.dtypes.prng_key) and isinstance(leaf, np.ndarray):
+            leaf = arrays.as_key(leaf, wanted.dtype)
         if leaf.shape != wanted.shape:
             raise ValueError(
                 f"{checkpoint}: {path_of(path)}: holds {leaf.shape}, this config makes {wanted.shape}"
             )
-    return tree
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(fitting, tree, abstract)
 
 
 def _put(tree: Any, shardings: Any) -> Any:

@@ -126,13 +126,14 @@ def run(
     from jaxkit.runs import checkpoints, cursors, directory, memory, results, stopping
 
     fingerprint = configs.fingerprint(config)
-    folder = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
+    shown = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
+    folder = shown.absolute()  # the same, wherever user code goes
     console = Console(highlight=False, markup=False, quiet=not worker.leads)
     if worker.agrees(_is_finished(folder, config if allow else None)):
         if worker.leads:
             with directory.claim(folder, config, experiment):
                 console.print("This run is finished. Another --workdir=DIR starts it afresh.")
-            results.show(console, folder)
+            results.show(console, folder, shown)
         return OK
     process.cache_programs()
     import jax
@@ -156,7 +157,7 @@ def run(
         checkpoints.check_room(folder, planned.state_bytes)
         cursors.check(config.writers)
     examples = opening.opened(built.data)
-    worker.says(directory=str(folder.absolute()))
+    worker.says(directory=str(folder))
     begun: list[int] = []
     with directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as claim:
         try:
@@ -166,7 +167,7 @@ def run(
                 code = _follow(built, config, planned, examples, folder, console, worker)
         except stopping.Diverged as error:
             # All processes see the same numbers; the one that leads says so.
-            code = results.diverged(console, folder, error) if worker.leads else FAILED
+            code = results.diverged(console, folder, shown, error) if worker.leads else FAILED
         except BaseException as error:
             worker.doubts(error)
             with contextlib.suppress(OSError):
@@ -176,7 +177,9 @@ def run(
                     directory.set_status(folder, status=status)
             raise
     if code == OK and worker.leads:
-        results.show(console, folder)
+        results.show(console, folder, shown)
+    elif code == TRY_AGAIN and worker.leads:
+        console.print(str(shown), soft_wrap=True)
     return code
 
 

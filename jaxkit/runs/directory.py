@@ -11,8 +11,6 @@ from typing import IO, Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import Busy, UsageError
 from jaxkit.runs import evaluations, files, ownership, rows
-from jaxkit.runs.evaluations import EVALUATION as EVALUATION
-from jaxkit.runs.evaluations import write as write_evaluation  # noqa: F401
 
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
@@ -84,6 +82,8 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequenc
         lock = (workdir / LOCK).open("a+")
     except OSError as error:
         raise files.explain(error, "workdir") from error
+    # A process that user code forks off may outlive this one, and must not keep the lock of the dead.
+    os.register_at_fork(after_in_child=lock.close)
     with lock:
         if not _locked(lock):
             raise Busy(

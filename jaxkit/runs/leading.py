@@ -10,6 +10,7 @@ from jaxkit.runs import (
     digest,
     directory,
     distributed,
+    evaluations,
     feeding,
     files,
     loop,
@@ -90,10 +91,9 @@ def _finish(recipe, config, outcome, examples, folder: Path, console, beside: tr
         directory.set_status(folder, status="interrupted", **done)
         beside.finish(tracking.SECONDS_AFTER_A_STOP)
         console.print(f"interrupted after step {outcome.step}; the same command goes on from there")
-        console.print(str(folder), soft_wrap=True)
         return TRY_AGAIN
     for split, metrics in outcome.evaluations.items():
-        directory.write_evaluation(folder, split, outcome.step, metrics)
+        evaluations.write(folder, split, outcome.step, metrics)
     assets.leave(recipe, config, outcome.state, examples, folder, console)
     sha256 = digest.sha256(outcome.state.params)
     directory.set_status(folder, status="finished", params_sha256=sha256, **done)

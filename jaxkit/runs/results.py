@@ -9,8 +9,8 @@ from jaxkit.runs.peers import FAILED
 from jaxkit.runs.stopping import Diverged
 
 
-def show(console: Any, folder: Path) -> None:
-    """The table of results, and the run directory as the last line."""
+def show(console: Any, folder: Path, shown: Path) -> None:
+    """The table of results, and the run directory, under the name `shown`, as the last line."""
     from rich.table import Table
 
     found = directory.summary(folder)
@@ -38,19 +38,19 @@ def show(console: Any, folder: Path) -> None:
         table.add_row(label, f"{value:,.1f}" if value else "")
     console.print(table)
     if (folder / assets.SAMPLES).exists():
-        console.print(f"samples: {folder / assets.SAMPLES}", soft_wrap=True)
+        console.print(f"samples: {shown / assets.SAMPLES}", soft_wrap=True)
     if (folder / "picture.png").exists():
-        console.print(f"picture: {folder / 'picture.png'}", soft_wrap=True)
-    console.print(str(folder), soft_wrap=True)
+        console.print(f"picture: {shown / 'picture.png'}", soft_wrap=True)
+    console.print(str(shown), soft_wrap=True)
 
 
-def diverged(console: Any, folder: Path, error: Diverged) -> int:
+def diverged(console: Any, folder: Path, shown: Path, error: Diverged) -> int:
     """Says why a run ended itself, and returns its exit code; what it saved before is good to go on from."""
     directory.set_status(folder, status="failed", step=error.step, stopped=str(error))
-    console.print(str(folder), soft_wrap=True)
+    console.print(str(shown), soft_wrap=True)
     sys.stdout.flush()
     print(
-        f"error: {error}; `jaxkit replay {folder} --step {error.step}` names what made it;"
+        f"error: {error}; `jaxkit replay {shown} --step {error.step}` names what made it;"
         " config.stop_on says whether a run goes on regardless",
         file=sys.stderr,
     )

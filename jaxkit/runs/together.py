@@ -118,7 +118,11 @@ def whole(tree: Any) -> Any:
         if not leaf.is_fully_replicated:
             mesh = leaf.sharding.mesh  # type: ignore[attr-defined]
             leaf = jax.jit(_same, out_shardings=NamedSharding(mesh, PartitionSpec()))(leaf)
-        return np.asarray(leaf.addressable_data(0)) if jax.process_index() == 0 else None
+        if jax.process_index() != 0:
+            return None
+        found = leaf.addressable_data(0)
+        # numpy has no keys.
+        return found if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(found)
 
     # One after the other: of what is sharded, no device ever holds more than one array whole.
     return jax.tree.map(gathered, tree)

@@ -145,7 +145,7 @@ def start(
 
 
 def _process() -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", _START],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -157,6 +157,9 @@ def _process() -> subprocess.Popen[str]:
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         text=True,
     )
+    # What user code forks off may outlive this process, whose end closes the pipe.
+    os.register_at_fork(after_in_child=process.stdin.close)  # type: ignore[union-attr]
+    return process
 
 
 def _missing(run: Path, task: cursors.Task) -> int:

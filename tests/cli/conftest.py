@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxkit import configs
-from jaxkit.runs import directory, files, record
+from jaxkit.runs import directory, evaluations, files, record
 
 CONFIG = {
     "seed": 0,
@@ -38,7 +38,7 @@ def make_run(
             recorder.append(step, values, step, {"steps_per_second": 100.0})
         recorder.close()
         found = {"metrics": {"accuracy": accuracy, "calibration": {"ece": 0.1}}}
-        (workdir / directory.EVALUATION).mkdir()
+        (workdir / evaluations.EVALUATION).mkdir()
         files.write_json(
             workdir / "evaluation/test.json",
             {"split": "test", "step": 40, **found, "reliability": {"calibration": RELIABILITY}},

@@ -1,6 +1,7 @@
 """`jaxkit verify-resume`: real processes killed with -9 end with the same bits; where not, it says so."""
 
 import json
+import math
 import random
 import shutil
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from jaxkit import cli
 from jaxkit.proofs import aiming, children, comparing, killing
-from jaxkit.runs import checkpoints, directory, files
+from jaxkit.runs import arrays, checkpoints, directory, files
 
 TOP = Path(__file__).parent.parent.parent
 EXPERIMENT = ["tests/proofs/crash.py", "--config=tests/proofs/crash_config.py"]
@@ -79,19 +80,32 @@ def test_a_changed_value_is_named_with_its_step(proof, tmp_path):
 def test_a_changed_bit_is_named_with_its_array_and_by_how_much(proof, tmp_path):
     whole, killed = copy(proof, tmp_path)
     checkpoint = killed / "checkpoints/40"
-    arrays = comparing.leaves(checkpoint)
-    assert arrays["state.params.Dense_0.kernel"].shape == (8, 16)
+    leaves = comparing.leaves(checkpoint)
+    assert leaves["state.params.Dense_0.kernel"].shape == (8, 16)
     assert all(
-        np.array_equal(a, b) for a, b in zip(arrays.values(), comparing.leaves(whole / "checkpoints/40").values())
+        np.array_equal(a, b) for a, b in zip(leaves.values(), comparing.leaves(whole / "checkpoints/40").values())
     )
-    changed = dict(arrays)
+    changed = dict(leaves)
     kernel = changed["state.params.Dense_0.kernel"].copy()
     kernel[3, 5] = np.nextafter(kernel[3, 5], np.float32(9))
     changed["state.params.Dense_0.kernel"] = kernel
-    ((path, text, relative),) = comparing.array_differences(arrays, changed)
+    ((path, text, relative),) = comparing.array_differences(leaves, changed)
     assert path == "state.params.Dense_0.kernel"
     assert text.startswith("1 of 128 values, by up to ")
     assert 0 < relative < 1e-6
+
+
+def test_how_far_complex_numbers_are_apart_their_bytes_do_not_say(tmp_path):
+    one = np.full(1000, 1 + 1j, np.complex64)
+    other = one.copy()
+    other[7] *= 4
+    for name, array in (("one", one), ("other", other)):
+        (tmp_path / name).mkdir()
+        arrays.write(tmp_path / name, arrays.pack({"w": array}))
+    ((_, _, relative),) = comparing.array_differences(
+        *map(comparing.leaves, (tmp_path / "one", tmp_path / "other"))
+    )
+    assert relative == math.inf
 
 
 def test_a_missing_row_a_torn_line_and_a_leftover_are_seen(proof, tmp_path):

@@ -1,5 +1,7 @@
 """What a run keeps beside its parameters: the same files whenever it is resumed, and what its model writes."""
 
+import os
+
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -7,7 +9,7 @@ import pytest
 
 from jaxkit import checks, configs, data, means, parallel, updates
 from jaxkit.errors import UsageError
-from jaxkit.runs import assets, command, directory, record
+from jaxkit.runs import assets, command, directory, evaluations, record
 from jaxkit.types import Recipe
 
 CONFIG = {
@@ -50,6 +52,15 @@ def run(workdir, **parts):
     return command.run(recipe(**parts), configs.freeze(CONFIG), experiment="x", workdir=workdir)
 
 
+def test_a_run_stays_where_it_is_wherever_user_code_goes(tmp_path, capsys, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert run("run", samples=lambda *_: os.chdir("elsewhere") or "text") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "run"
+    assert directory.summary(tmp_path / "run")["status"] == "finished"
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_assets_are_written_at_the_start_and_samples_at_the_end(tmp_path, capsys):
     folder = tmp_path / "run"
 
@@ -78,7 +89,7 @@ def test_a_resumed_run_must_have_the_same_assets(tmp_path, monkeypatch):
     kept = lambda: {"tokenizer.json": b"a"}
     with monkeypatch.context() as patch:
         # As after a kill: a checkpoint at step 2, nothing finished.
-        patch.setattr(directory, "write_evaluation", lambda *args: pytest.fail("killed"))
+        patch.setattr(evaluations, "write", lambda *args: pytest.fail("killed"))
         with pytest.raises(pytest.fail.Exception):
             run(folder, kept=kept)
     with pytest.raises(UsageError, match=r"the tokenizer .* does not match that of the run .*--workdir=DIR"):

@@ -16,7 +16,18 @@ import pytest
 
 from jaxkit import cli, configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import checkpoints, compare, directory, files, leading, record, saving, sending, verifying
+from jaxkit.runs import (
+    checkpoints,
+    compare,
+    directory,
+    evaluations,
+    files,
+    leading,
+    record,
+    saving,
+    sending,
+    verifying,
+)
 
 TOP = Path(__file__).parent.parent.parent
 CONFIG = configs.freeze({"num_steps": 30, "seed": 0})
@@ -38,7 +49,7 @@ def finished(tmp_path_factory):
             recorder.sync()
             checkpoints.save(workdir / directory.CHECKPOINTS, step, tree(step), noted=recorder.noted())
         recorder.close()
-        (workdir / directory.EVALUATION).mkdir()
+        (workdir / evaluations.EVALUATION).mkdir()
         files.write_json(workdir / "evaluation/test.json", {"split": "test", "step": 30, "metrics": METRICS})
         directory.set_status(workdir, status="finished", step=30, params_sha256="0" * 64, timing={"total": 1.0})
     return workdir

@@ -69,6 +69,36 @@ def test_of_this_machine_the_lock_decides(tmp_path):
         pass  # killed a moment ago: it has lost the lock, and nobody waits
 
 
+def test_a_process_forked_off_by_one_that_was_killed_keeps_no_lock(tmp_path):
+    script = (
+        "import os, signal, sys, time\n"
+        "from pathlib import Path\n"
+        "from jaxkit import configs\n"
+        "from jaxkit.runs import directory\n"
+        "config = configs.freeze({'num_steps': 30, 'seed': 0})\n"
+        "with directory.claim(Path(sys.argv[1]), config, 'blobs'):\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        time.sleep(600)\n"
+        "    print(child, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # Not through a pipe: the child would keep it open.
+    with (tmp_path / "child").open("w") as said:
+        killed = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "run")],
+            stdout=said,
+            env={**os.environ, "PYTHONPATH": str(TOP)},
+        )
+    assert killed.returncode == -signal.SIGKILL
+    child = psutil.Process(int((tmp_path / "child").read_text()))
+    try:
+        with directory.claim(tmp_path / "run", CONFIG, "blobs"):
+            assert child.is_running()
+    finally:
+        child.kill()
+
+
 def test_whoever_writes_touches_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(ownership, "SECONDS_BETWEEN_LOOKS", 0.001)
     with ownership.held(tmp_path):

@@ -1,10 +1,15 @@
 """The process beside a run: it comes when the training has had its time, once, and no row needs it to be there."""
 
+import contextlib
 import io
+import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from rich.console import Console
 
@@ -102,3 +107,28 @@ def test_of_a_run_that_was_killed_before_there_was_a_process_sync_sends_all(tmp_
     assert not (run / cursors.FOLDER).exists()
     assert cli.main(["sync", str(run), "--allow=reporting"]) == 0
     assert steps_in(out) == [row["step"] for row in record.read(run / directory.METRICS)]
+
+
+def test_a_process_forked_off_by_one_that_was_killed_keeps_no_writers_waiting(tmp_path):
+    script = (
+        "import os, signal, time\n"
+        "from jaxkit.runs import tracking\n"
+        "tracking._START = 'import sys; sys.stdin.read()'\n"
+        "beside = tracking._process()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    time.sleep(600)\n"
+        "print(child, beside.pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    with (tmp_path / "said").open("w") as said:
+        subprocess.run([sys.executable, "-c", script], stdout=said, env={**os.environ, "PYTHONPATH": str(TOP)})
+    child, beside = map(int, (tmp_path / "said").read_text().split())
+    until = time.monotonic() + 60
+    try:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(beside).status() != psutil.STATUS_ZOMBIE:
+                assert time.monotonic() < until
+                time.sleep(0.05)
+    finally:
+        os.kill(child, signal.SIGKILL)
