@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import Busy, UsageError
 from jaxkit.runs import evaluations, files, ownership, rows
+from jaxkit.runs.process import keep_to_itself
 
 CONFIG = "config.json"
 PROVENANCE = "provenance.json"
@@ -82,8 +83,7 @@ def claim(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequenc
         lock = (workdir / LOCK).open("a+")
     except OSError as error:
         raise files.explain(error, "workdir") from error
-    # A process that user code forks off may outlive this one, and must not keep the lock of the dead.
-    os.register_at_fork(after_in_child=lock.close)
+    keep_to_itself(lock)
     with lock:
         if not _locked(lock):
             raise Busy(

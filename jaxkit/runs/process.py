@@ -7,9 +7,10 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from jaxkit.errors import UsageError
 from jaxkit.runs.peers import TRY_AGAIN
@@ -59,6 +60,21 @@ def keep_programs_whole() -> None:
 
     put.keeps_whole = True  # type: ignore[attr-defined]
     LRUCache.put = put  # type: ignore[method-assign, assignment]
+
+
+def keep_to_itself(file: IO[Any]) -> None:
+    """What user code forks off does not hold the file open: it may outlive this process, on whose end others wait."""
+    number, kept = file.fileno(), weakref.ref(file)
+
+    def let_go() -> None:
+        file = kept()
+        if file is not None and not file.closed:
+            # Closing it would write once more what waits to be written, or for a thread that is not there.
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number, inheritable=False)
+            os.close(null)
+
+    os.register_at_fork(after_in_child=let_go)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from jaxkit.errors import UsageError
 from jaxkit.runs import cursors
+from jaxkit.runs.process import keep_to_itself
 
 # The machine is the training's first: the libraries of the writers take seconds of a core to import, which on two
 # busy cores would be a good part of a run of seconds, and nobody looks at the curves of a longer one so early.
@@ -145,7 +146,7 @@ def start(
 
 
 def _process() -> subprocess.Popen[str]:
-    process = subprocess.Popen(
+    beside = subprocess.Popen(
         [sys.executable, "-c", _START],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -157,9 +158,8 @@ def _process() -> subprocess.Popen[str]:
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         text=True,
     )
-    # What user code forks off may outlive this process, whose end closes the pipe.
-    os.register_at_fork(after_in_child=process.stdin.close)  # type: ignore[union-attr]
-    return process
+    keep_to_itself(beside.stdin)  # type: ignore[arg-type]
+    return beside
 
 
 def _missing(run: Path, task: cursors.Task) -> int:
