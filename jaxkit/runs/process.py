@@ -63,7 +63,7 @@ def keep_programs_whole() -> None:
 
 
 def keep_to_itself(file: IO[Any]) -> None:
-    """What user code forks off does not hold the file open: it may outlive this process, on whose end others wait."""
+    """What user code forks off does not hold the file open: others wait for its end, not for that of a child."""
     number, kept = file.fileno(), weakref.ref(file)
 
     def let_go() -> None:
