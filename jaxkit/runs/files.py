@@ -65,11 +65,11 @@ def opened(path: Path) -> IO[bytes]:
         OSError: [Errno 6] is no regular file: '/dev/zero'
     """
     # A pipe that nobody writes into is not waited for.
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.ENXIO, "is no regular file", str(path))
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def content(path: Path) -> bytes:

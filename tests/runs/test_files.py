@@ -59,7 +59,7 @@ KINDS = [pipe, a_socket, device, folder, round_in_circles]
 def test_what_is_no_file_is_an_error_at_once(tmp_path, make):
     path = tmp_path / "config.json"
     make(path)
-    with pytest.raises(OSError, match="config.json"):
+    with pytest.raises(OSError, match=r"config\.json"):
         files.content(path)
     with pytest.raises(UsageError, match="cannot be read"):
         files.read_json(path)
