@@ -85,7 +85,8 @@ def metrics(given: Any, *taken: str) -> None:
     Example:
         >>> metrics({"error": lambda outputs, targets, mask=None: None}, "loss")
     """
-    if not isinstance(given, Mapping) or not all(map(callable, given.values())):
+    named = isinstance(given, Mapping) and all(isinstance(name, str) for name in given)
+    if not named or not all(map(callable, given.values())):
         raise TypeError(
             f"metrics: came {checks.describe(given)}, wanted {{name: function}}: {{'accuracy': metrics.accuracy}}"
         )

@@ -189,7 +189,9 @@ def test_no_metric_may_take_the_name_of_the_loss(name):
         MAKERS[name](metrics={"loss": metrics.accuracy})
 
 
-@pytest.mark.parametrize("given", [[metrics.accuracy], metrics.accuracy, {"accuracy": "accuracy"}])
+@pytest.mark.parametrize(
+    "given", [[metrics.accuracy], metrics.accuracy, {"accuracy": "accuracy"}, {3: metrics.accuracy}]
+)
 @pytest.mark.parametrize("name", MAKERS)
 def test_metrics_are_functions_by_name(name, given):
     with pytest.raises(TypeError, match=r"metrics: came \w+, wanted {name: function}"):
