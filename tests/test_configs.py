@@ -701,6 +701,7 @@ def test_read_of_a_wrong_argument_is_one_line(argument, wanted):
          "c.py:3: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"),
         ("def get_config(arg):\n  return helper()\ndef helper():\n  raise KeyError('x')", "c.py:4: KeyError: 'x'"),
         ("def get_config(arg): pass", "c.py: config: came NoneType, wanted a dict"),
+        ("def get_config(arg):\n  raise SystemExit('no')", "c.py:2: SystemExit: no"),
         ("def get_config(arg): return {'a': {1}}",
          "c.py: config.a: came set; a config holds None, bool, int, float, str, tuples, lists and dicts"),
         ("def get_config(): return {}",

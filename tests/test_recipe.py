@@ -151,6 +151,16 @@ def test_an_attribute_that_a_part_lacks_is_one_line():
         compose(recipe, configs.freeze({"rate": 0.1}))
 
 
+@pytest.mark.parametrize("mistake", ["optimiser", "1 / 0", "open('/no/such/file')", "next(iter([]))"])
+def test_whatever_a_recipe_raises_is_one_line_with_its_place(mistake, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def recipe(config):\n    return {mistake}\n")
+    names: dict = {}
+    exec(compile(path.read_text(), path, "exec"), names)
+    with pytest.raises(UsageError, match=rf"^{path}:2: \w+: ?[^\n]*$"):
+        compose(names["recipe"], configs.freeze({}))
+
+
 def test_a_layout_by_its_name_is_none():
     with pytest.raises(UsageError, match=r"recipe\(config\): layout: came 'jit' \(str\), wanted a Layout"):
         plan(make()._replace(layout="jit"), batch_size=8)

@@ -66,6 +66,8 @@ def fields(sources: Mapping[str, Source], *names: str) -> list[Field]:
         >>> fields({"train": Source("mine", {"x": Field((4,), "int32")}, lambda: None)}, "x")
         [Field(shape=(4,), dtype='int32', num_classes=None)]
     """
+    if not isinstance(sources, Mapping):
+        raise errors.UsageError(f"config.data: came {checks.describe(sources)}, wanted {{split: Source}}")
     if "train" not in sources:
         raise errors.UsageError(f"config.data: came {sorted(sources)}, wanted a split called 'train'")
     for split, source in sources.items():

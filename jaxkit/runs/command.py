@@ -93,7 +93,7 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
         made = recipe(config)
     except UsageError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in frames if frame.name == "recipe"), frames[-1])
         line = f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}".splitlines()[0]

@@ -74,6 +74,7 @@ def of(**fields):
 @pytest.mark.parametrize(
     ("sources", "message"),
     [
+        (of(image=(8,)), "config.data: came Source, wanted {split: Source}"),
         ({"test": of(image=(8,))}, r"config.data: came \['test'\], wanted a split called 'train'"),
         ({"train": None}, "config.data.train: came NoneType, wanted a Source, such as jaxkit.data.arrays gives"),
         (
