@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit import checks, contracts, costs, notes, updates
+from jaxkit.data import schema
 from jaxkit.types import Metrics, Recipe, State
 
 __all__ = ["Plan", "Recipe", "abstract_batch", "plan"]
@@ -71,6 +72,8 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         67843
     """
     contracts.recipe(recipe)
+    for split, source in recipe.data.items():
+        schema.check_source(f"config.data.{split}", source)
     layout = recipe.layout
     if batch_size % layout.divisor:
         raise checks.UsageError(

@@ -75,6 +75,7 @@ def fields(sources: Mapping[str, Source], *names: str) -> list[Field]:
         if given is None:
             came = checks.describe(source)
             raise errors.UsageError(f"{where}: came {came}, wanted a Source, such as jaxkit.data.arrays gives")
+        check_source(where, source)
         for name in names:
             if name not in given:
                 raise errors.UsageError(
@@ -88,6 +89,32 @@ def fields(sources: Mapping[str, Source], *names: str) -> list[Field]:
                     f" {tuple(wanted.shape)}"
                 )
     return [sources["train"].schema[name] for name in names]
+
+
+def check_source(where: str, source: Source) -> None:
+    """Checks that a source is made of what sources are made of; `where` begins the message.
+
+    Raises:
+        UsageError: its schema is no {name: Field}, it cannot be opened.
+
+    Example:
+        >>> check_source("config.data.train", Source("mine", {"x": Field((4,), "int32")}, lambda: None))
+    """
+    if not isinstance(source.schema, Mapping) or not callable(source.open):
+        came = ", ".join(checks.describe(part) for part in source)
+        raise errors.UsageError(
+            f"{where}: came Source({came}), wanted Source(name, {{name: Field}}, () -> Examples)"
+        )
+    for name, field in source.schema.items():
+        try:
+            fits = all(isinstance(n, int | np.integer) for n in field.shape) and field.dtype is not None
+            np.dtype(field.dtype)
+        except (AttributeError, TypeError):
+            fits = False
+        if not fits:
+            raise errors.UsageError(
+                f"{where}: schema: {name}: came {field!r}, wanted such as Field((8, 8), 'uint8')"
+            )
 
 
 def check(arrays: Mapping[str, np.ndarray], schema: Mapping[str, Field], *, where: str) -> None:
