@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxkit import configs, metrics, models, objectives, runs, updates
+from jaxkit import configs, data, metrics, models, objectives, runs, updates
 from jaxkit.types import Recipe
 
 
 def recipe(config) -> Recipe:
     """The experiment, as functions."""
     sources = configs.build(config.data)
-    image, label = (sources["train"].schema[name] for name in ("image", "label"))
+    image, label = data.fields(sources, "image", "label")
 
     model = models.standardized(configs.build(config.model), mean=config.inputs.mean, std=config.inputs.std)
     loss = configs.build(config.loss)

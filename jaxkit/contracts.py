@@ -3,13 +3,12 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxkit import checks
+from jaxkit import checks, errors
 from jaxkit.types import Layout, Recipe, State
 
 
@@ -86,7 +85,8 @@ def metrics(given: Any, *taken: str) -> None:
     Example:
         >>> metrics({"error": lambda outputs, targets, mask=None: None}, "loss")
     """
-    if not isinstance(given, Mapping) or not all(map(callable, given.values())):
+    named = isinstance(given, Mapping) and all(isinstance(name, str) for name in given)
+    if not named or not all(map(callable, given.values())):
         raise TypeError(
             f"metrics: came {checks.describe(given)}, wanted {{name: function}}: {{'accuracy': metrics.accuracy}}"
         )
@@ -149,7 +149,7 @@ def named(part: str, function: Callable[..., Any], *args: Any) -> Any:
         line = next((line for line in str(error).splitlines() if line.strip()), "")
         # These two say what is wrong by themselves; of a KeyError the text is the key alone.
         kind = "" if line and isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        raise checks.UsageError(f"{part}: {kind}{line}{called_for(line)}{_place(error)}") from error
+        raise checks.UsageError(f"{part}: {kind}{line}{called_for(line)}{errors.place(error)}") from error
 
 
 def called_for(line: str) -> str:
@@ -161,17 +161,6 @@ def called_for(line: str) -> str:
     """
     usual = r"takes 0 positional arg|multiple values for argument|'(functools\.partial|function)' object has no"
     return "; is a 'function' of the config meant as a 'call'?" if re.search(usual, line) else ""
-
-
-def _place(error: Exception) -> str:
-    """The innermost line of the user's own on the way to the error, in parentheses; "" where there is none."""
-    import sysconfig  # these two here, because only a mistake needs them
-    import traceback
-
-    ours = (str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<")
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not frame.filename.startswith(ours)]
-    return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""
 
 
 def pair(function: Callable[..., Any], wanted: str) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
 """The one error for a user's mistake, and the nearest name; without jax, so that a config is read quickly."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UsageError(ValueError):
@@ -24,3 +25,19 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def place(error: BaseException) -> str:
+    """The innermost line of the user's own on the way to an error, in parentheses; "" where there is none.
+
+    Example:
+        >>> place(ValueError("was never raised"))
+        ''
+    """
+    import sysconfig  # these two here, because only a mistake needs them
+    import traceback
+
+    ours = (str(Path(__file__).parent), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")), "<")
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(ours)]
+    return f" ({theirs[-1].filename}:{theirs[-1].lineno})" if theirs else ""

@@ -75,11 +75,11 @@ def require_examples(count: Any) -> None:
     """Raises on the host where nothing was counted; says nothing in a trace, where nan will tell.
 
     Raises:
-        NothingCounted: a count is zero.
+        NothingCounted: the count is zero; of several (one for each class) all are.
     """
     if isinstance(count, jax.core.Tracer):
         return
-    if not (count if isinstance(count, float) else np.all(np.asarray(count))):
+    if not (count if isinstance(count, float) else np.any(np.asarray(count))):
         raise NothingCounted(
             "mean of nothing: no example was counted; is every example masked, or the split empty?"
         )
@@ -113,7 +113,8 @@ class Mean(NamedTuple):
     """A sum and the number of what was summed: `a + b` adds both, `compute()` divides.
 
     total: a pytree of f32[...]
-    count: f32[], the number (or summed weight) of the examples in `total`
+    count: f32[], the number (or summed weight) of the examples in `total`; or of the shape of `total`, as of a
+           metric with a value for each class: nan is that of a class without an example
 
     Example:
         >>> (Mean(6.0, 2.0) + Mean(0.0, 1.0)).compute()
@@ -135,7 +136,8 @@ class Mean(NamedTuple):
         require_examples(self.count)
         if isinstance(self.total, float):  # of each recorded step: a tree of one leaf takes three times as long
             return self.total / self.count
-        return jax.tree.map(lambda total: total / self.count, self.total)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return jax.tree.map(lambda total: total / self.count, self.total)
 
 
 def included(mask: jax.Array | None, shape: tuple[int, ...]) -> jax.Array:

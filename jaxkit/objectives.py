@@ -149,7 +149,8 @@ def evaluation(
 
 def _train(model, params, extra, batch, key, augment, inputs):
     if augment is not None:
-        batch = augment(batch, random.named(key, "augment"))
+        given, batch = batch, augment(batch, random.named(key, "augment"))
+        _check_augmented(given, batch)
     key = random.named(key, "model")
     outputs, extra = contracts.outputs(model.apply(params, extra, batch[inputs], key=key, train=True))
     return outputs, batch, extra
@@ -171,6 +172,19 @@ def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], tar
         values = jnp.mean(values.reshape(values.shape[0], -1), axis=1)
     contracts.losses(values, batch[targets].shape[:1])
     return mean(values, mask), {name: metric(outputs, batch[targets], mask) for name, metric in metrics.items()}
+
+
+def _check_augmented(given: Any, batch: Any) -> None:
+    """An augmentation gives the fields that it was given, the mask too, each with as many examples."""
+    how = "return {**batch, NAME: changed}"
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"augment: came {checks.describe(batch)}, wanted a batch: {how}")
+    for name, values in given.items():
+        if name not in batch:
+            raise ValueError(f"augment: came the fields {sorted(batch)} without {name!r}: {how}")
+        if checks.shape_of(f"augment: {name}", batch[name])[:1] != values.shape[:1]:
+            came = checks.describe(batch[name])
+            raise ValueError(f"augment: {name}: came {came}, wanted {len(values)} examples, as it was given")
 
 
 def _check_classes(logits, labels, num_classes: int) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxkit import checks, contracts, costs, notes, updates
+from jaxkit.data import schema
 from jaxkit.types import Metrics, Recipe, State
 
 __all__ = ["Plan", "Recipe", "abstract_batch", "plan"]
@@ -28,7 +29,7 @@ class Plan(NamedTuple):
     metrics:     {split: {name: abstract additive}} of what training and evaluation measure
     predictions: {name: ShapeDtypeStruct} of what `predict` returns
     state:       the abstract State
-    notes:       what the update decided while it was traced: which attention, and why
+    notes:       what the update decided while it was traced: which attention, and why; metrics that count padding
     """
 
     parameters: Mapping[str, jax.ShapeDtypeStruct]
@@ -71,6 +72,8 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         67843
     """
     contracts.recipe(recipe)
+    for split, source in recipe.data.items():
+        schema.check_source(f"config.data.{split}", source)
     layout = recipe.layout
     if batch_size % layout.divisor:
         raise checks.UsageError(
@@ -112,6 +115,7 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         make_jaxpr = jax.make_jaxpr(recipe.evaluate, return_shape=True)
         forward, metrics[split] = contracts.named("evaluate", make_jaxpr, state.params, state.extra, batch)
         contracts.measured("evaluate", metrics[split])
+        noted += _unmasked(split, forward, (state.params, state.extra, batch), metrics[split])
     predictions = contracts.named("predict", jax.eval_shape, recipe.predict, state.params, state.extra, batch)
     contracts.predictions(predictions, batch_size)
     leaves = jax.tree_util.tree_leaves_with_path(state.params)
@@ -131,6 +135,35 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         state=state,
         notes=tuple(noted),
     )
+
+
+def _unmasked(split: str, forward: Any, given: tuple[Any, ...], found: Metrics) -> list[str]:
+    """A line for each metric of a held-out split that is made of its examples, whatever their mask says."""
+    *before, batch = (jax.tree_util.tree_leaves_with_path(part) for part in given)
+    is_mask = [checks.path_of(path) == "mask" for path, _ in batch]
+    outside = [False] * sum(map(len, before))
+    of_mask = _reached(forward.jaxpr, [*outside, *is_mask])
+    of_others = _reached(forward.jaxpr, [*outside, *(not on for on in is_mask)])
+    names = [name for name in sorted(found) for _ in jax.tree.leaves(found[name])]
+    masked = {name for name, on in zip(names, of_mask) if on}
+    counted = dict.fromkeys(name for name, on in zip(names, of_others) if on and name not in masked)
+    return [
+        f"warning: {split}: metric {name!r} does not look at its mask: in padded batches it counts padding;"
+        " means.mean(values, mask) leaves it out"
+        for name in counted
+    ]
+
+
+def _reached(jaxpr: Any, marked: list[bool]) -> list[bool]:
+    """Which outputs of a program are computed from its marked inputs."""
+    seen = {variable for variable, on in zip(jaxpr.invars, marked) if on}
+    for equation in jaxpr.eqns:
+        # A number that is written into the program has a value.
+        given = [not hasattr(x, "val") and x in seen for x in equation.invars]
+        inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
+        made = _reached(inner.jaxpr, given) if inner is not None else [any(given)] * len(equation.outvars)
+        seen.update(x for x, on in zip(equation.outvars, made) if on)
+    return [not hasattr(x, "val") and x in seen for x in jaxpr.outvars]
 
 
 class Memory(NamedTuple):

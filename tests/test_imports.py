@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "jaxkit"
 # Lower layers first; a module imports from its own layer and from those before it.
 LAYERS = (
-    ("errors", "writing"),
+    ("errors", "writing", "homes"),
     ("types", "checks", "means", "notes", "backends", "chunks", "contracts"),
     ("random", "losses", "metrics", "calibration", "regression", "configs"),
     ("models", "language", "objectives", "updates", "parallel", "sampling"),

@@ -50,6 +50,13 @@ def test_nothing_counted_is_an_error_on_the_host_and_nan_in_a_trace():
     assert np.isnan(jax.jit(lambda state: state.compute())(empty))
 
 
+def test_of_several_classes_one_without_an_example_is_nan_and_the_others_stay():
+    found = Mean(np.array([1.0, 0.0]), np.array([2.0, 0.0]))
+    np.testing.assert_array_equal(found.compute(), [0.5, np.nan])
+    with pytest.raises(ValueError, match="no example was counted"):
+        Mean(np.zeros(2), np.zeros(2)).compute()
+
+
 def test_the_total_may_be_a_tree():
     found = Mean({"w": jnp.array([2.0, 4.0])}, jnp.array(2.0)) + Mean({"w": jnp.array([2.0, 0.0])}, jnp.array(2.0))
     np.testing.assert_array_equal(found.compute()["w"], [1.0, 1.0])

@@ -189,7 +189,9 @@ def test_no_metric_may_take_the_name_of_the_loss(name):
         MAKERS[name](metrics={"loss": metrics.accuracy})
 
 
-@pytest.mark.parametrize("given", [[metrics.accuracy], metrics.accuracy, {"accuracy": "accuracy"}])
+@pytest.mark.parametrize(
+    "given", [[metrics.accuracy], metrics.accuracy, {"accuracy": "accuracy"}, {3: metrics.accuracy}]
+)
 @pytest.mark.parametrize("name", MAKERS)
 def test_metrics_are_functions_by_name(name, given):
     with pytest.raises(TypeError, match=r"metrics: came \w+, wanted {name: function}"):
@@ -252,3 +254,27 @@ def test_data_that_does_not_say_its_classes_is_told_how():
 def test_a_classification_has_a_class():
     with pytest.raises(ValueError, match="num_classes: came 0, wanted a number >= 1"):
         objectives.classification(scaled(), losses.cross_entropy, num_classes=0)
+
+
+@pytest.mark.parametrize(
+    ("augment", "message"),
+    [
+        (lambda batch, key: None, "augment: came NoneType, wanted a batch"),
+        (lambda batch, key: {"image": batch["image"]}, r"augment: came the fields \['image'\] without 'label'"),
+        (
+            lambda batch, key: {name: batch[name] for name in ("image", "label")},
+            "augment: came the fields .* without 'mask'",
+        ),
+        (
+            lambda batch, key: {**batch, "image": batch["image"][::2]},
+            r"augment: image: came float32\[2,3\], wanted 4 examples",
+        ),
+        (lambda batch, key: jax.tree.map(lambda x: x[::2], batch), "wanted 4 examples"),
+    ],
+)
+def test_an_augmentation_gives_the_fields_and_examples_that_it_was_given(augment, message):
+    objective = objectives.classification(scaled(), losses.cross_entropy, **classified(augment=augment))
+    with pytest.raises((TypeError, ValueError), match=message):
+        value_of(
+            objective, {"image": jnp.asarray(LOGITS), "label": jnp.asarray(LABELS), "mask": jnp.asarray(MASK)}
+        )

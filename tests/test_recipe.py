@@ -151,6 +151,16 @@ def test_an_attribute_that_a_part_lacks_is_one_line():
         compose(recipe, configs.freeze({"rate": 0.1}))
 
 
+@pytest.mark.parametrize("mistake", ["optimiser", "1 / 0", "open('/no/such/file')", "next(iter([]))"])
+def test_whatever_a_recipe_raises_is_one_line_with_its_place(mistake, tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(f"def recipe(config):\n    return {mistake}\n")
+    names: dict = {}
+    exec(compile(path.read_text(), path, "exec"), names)
+    with pytest.raises(UsageError, match=rf"^{path}:2: \w+: ?[^\n]*$"):
+        compose(names["recipe"], configs.freeze({}))
+
+
 def test_a_layout_by_its_name_is_none():
     with pytest.raises(UsageError, match=r"recipe\(config\): layout: came 'jit' \(str\), wanted a Layout"):
         plan(make()._replace(layout="jit"), batch_size=8)
@@ -209,3 +219,24 @@ def test_rules_that_do_not_fit_are_named_by_the_preflight():
     rules = parallel.by_path([("kernel$", (None, "tensor"))])
     with pytest.raises(UsageError, match="rules: no pattern matches the parameter w"):
         plan(make(parallel.mesh(data=4, rules=rules)), batch_size=8)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_metric_that_counts_padding_is_said(compiled):
+    right = lambda outputs, targets: (outputs.argmax(-1) == targets).astype(jnp.float32)
+    of_batch = objectives.evaluation(
+        MODEL,
+        LOSS,
+        metrics={
+            "masked": lambda outputs, targets, mask: mean(right(outputs, targets), mask),
+            "padded": lambda outputs, targets, mask: mean(right(outputs, targets)),
+        },
+        **NAMES,
+    )
+
+    def evaluate(params, extra, batch):
+        # What is no sum over examples needs no mask.
+        return {**of_batch(params, extra, batch), "norm": mean(jnp.linalg.norm(params["w"])[None])}
+
+    (said,) = plan(make(evaluate=jax.jit(evaluate) if compiled else evaluate), batch_size=8).notes
+    assert said.startswith("warning: test: metric 'padded' does not look at its mask")

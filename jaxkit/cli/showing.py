@@ -35,7 +35,7 @@ def show(arguments: argparse.Namespace) -> int:
     if found["evaluation"]:
         tables.show(_results(found["evaluation"]))
     for name, text in (*_newest(found), *_timing(found["timing"]), *_origin(found, provenance)):
-        tables.show(f"{name:22} {printable(text)}")
+        tables.show(printable(f"{name:22} {text}"))
     return 0
 
 

@@ -10,6 +10,7 @@ from jaxkit.configs.annotations import described, fits
 from jaxkit.configs.frozen import Frozen, frozen_value, place, thaw
 from jaxkit.configs.resolving import resolve
 from jaxkit.errors import UsageError, did_you_mean
+from jaxkit.errors import place as place_of
 
 # What a config from elsewhere may call: of our modules what they publish, no module beneath, for some of those
 # write files; of the others all, which is arithmetic. Of jax.numpy the dtypes only: jax.numpy.load reads pickles.
@@ -83,7 +84,7 @@ def _applied(config: Frozen, word: str, where: str, allow: Sequence[str] | None)
     except Exception as error:
         # These two say what is wrong by themselves.
         kind = "" if isinstance(error, ValueError | TypeError) else f"{type(error).__name__}: "
-        raise UsageError(f"{where}: {name}: {kind}{' '.join(str(error).split())}") from error
+        raise UsageError(f"{where}: {name}: {kind}{' '.join(str(error).split())}{place_of(error)}") from error
 
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature | None:

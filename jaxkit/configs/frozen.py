@@ -14,6 +14,9 @@ from typing import Any, NoReturn
 from jaxkit.configs.leaves import came, check_key, check_text, is_mapping
 from jaxkit.errors import UsageError, did_you_mean
 
+# Python writes no int of more than 4,300 digits, and reads none.
+_MOST_BITS = 14_000
+
 
 class MissingField(UsageError, AttributeError, KeyError):
     """A config has no such field; an AttributeError and a KeyError, so `hasattr` and `in` work."""
@@ -104,6 +107,10 @@ def no_field(config: Frozen, key: Any) -> str:
 def frozen_value(value: Any, where: str) -> Any:
     """The value with every dict in it a `Frozen` and every list a tuple."""
     # Exact types: numpy.float64 is a float, and an IntEnum an int, that JSON would not give back.
+    if type(value) is int and value.bit_length() > _MOST_BITS:
+        raise UsageError(
+            f"{where}: came an int of {value.bit_length():,} bits, wanted one of {_MOST_BITS:,} at most"
+        )
     if value is None or type(value) in (bool, int, float):
         return value
     if type(value) is str:

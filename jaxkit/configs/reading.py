@@ -55,7 +55,7 @@ def _guarded(path: Path, run: Callable[[], Any]) -> Any:
         return run()
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         place = f"{path}:{lines[-1]}" if lines else str(path)

@@ -13,6 +13,7 @@ from typing import Any
 
 _MODULE_OF = {
     "arrays": "sources",
+    "fields": "schema",
     "pinned": "pinning",
     "tfds": "prepared",
     "digits": "prepared",

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxkit import homes
 from jaxkit.data import manifests
 
 _MAGIC = b"jaxkit data 1 "
@@ -31,10 +32,7 @@ def location(directory: Path, *, title: str, key: Any) -> Path:
     """
     words = "".join(c if c.isalnum() else " " for c in title).split()
     digest = hashlib.sha256(json.dumps([str(directory), key]).encode()).hexdigest()[:16]
-    if os.access(directory, os.W_OK):
-        folder = directory / ".jaxkit"
-    else:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxkit"
+    folder = directory / ".jaxkit" if os.access(directory, os.W_OK) else homes.cache()
     return folder / "-".join([*words, digest])
 
 

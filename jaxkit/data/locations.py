@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from jaxkit import errors
+from jaxkit import errors, homes
 
 _COPY = "jaxkit.json"
 _EXTRAS = {"gs": "gcs", "gcs": "gcs", "s3": "s3", "dvc": "dvc"}
@@ -124,6 +124,6 @@ def _listing_of(copy: Path) -> dict[str, list[Any]] | None:
 
 
 def _cache() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxkit" / "copies"
+    folder = homes.cache() / "copies"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxkit import checks, errors
+from jaxkit import checks, errors, homes
 from jaxkit.data import cache, locations, manifests, preparing, schema, sources
 from jaxkit.types import Examples, Field, Source
 
@@ -51,7 +51,7 @@ def data_directory(data_dir: str | os.PathLike | None) -> Path:
         PosixPath('/data')
     """
     variables = os.environ.get("JAXKIT_DATA") or os.environ.get("TFDS_DATA_DIR")
-    chosen = data_dir or variables or Path.home() / "tensorflow_datasets"
+    chosen = data_dir or variables or homes.home() / "tensorflow_datasets"
     if locations.is_remote(str(chosen)):
         return locations.local(str(chosen))
     return Path(chosen).expanduser().absolute()

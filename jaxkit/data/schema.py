@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxkit import checks, errors
-from jaxkit.types import Field
+from jaxkit.types import Field, Source
 
 # As on the device: JAX computes in 32 bits.
 _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
@@ -54,6 +54,67 @@ def nbytes(schema: Mapping[str, Field]) -> int:
         68
     """
     return sum(math.prod(field.shape) * np.dtype(field.dtype).itemsize for field in schema.values())
+
+
+def fields(sources: Mapping[str, Source], *names: str) -> list[Field]:
+    """The named fields of what is trained on, which every other split has, too.
+
+    Raises:
+        UsageError: there is no split "train", a split is no Source, lacks a field or has another one by its name.
+
+    Example:
+        >>> fields({"train": Source("mine", {"x": Field((4,), "int32")}, lambda: None)}, "x")
+        [Field(shape=(4,), dtype='int32', num_classes=None)]
+    """
+    if not isinstance(sources, Mapping):
+        raise errors.UsageError(f"config.data: came {checks.describe(sources)}, wanted {{split: Source}}")
+    if "train" not in sources:
+        raise errors.UsageError(f"config.data: came {sorted(sources)}, wanted a split called 'train'")
+    for split, source in sources.items():
+        where, given = f"config.data.{split}", getattr(source, "schema", None)
+        if given is None:
+            came = checks.describe(source)
+            raise errors.UsageError(f"{where}: came {came}, wanted a Source, such as jaxkit.data.arrays gives")
+        check_source(where, source)
+        for name in names:
+            if name not in given:
+                raise errors.UsageError(
+                    f"{where}: came the fields {sorted(given)}, but the experiment reads {name!r}; is it the right"
+                    " experiment for this config?"
+                )
+            came, wanted = given[name], sources["train"].schema[name]
+            if tuple(came.shape) != tuple(wanted.shape):
+                raise errors.UsageError(
+                    f"{where}: {name}: came the shape {tuple(came.shape)}, wanted that of config.data.train,"
+                    f" {tuple(wanted.shape)}"
+                )
+    return [sources["train"].schema[name] for name in names]
+
+
+def check_source(where: str, source: Source) -> None:
+    """Checks that a source is made of what sources are made of; `where` begins the message.
+
+    Raises:
+        UsageError: its schema is no {name: Field}, it cannot be opened.
+
+    Example:
+        >>> check_source("config.data.train", Source("mine", {"x": Field((4,), "int32")}, lambda: None))
+    """
+    if not isinstance(source.schema, Mapping) or not callable(source.open):
+        came = ", ".join(checks.describe(part) for part in source)
+        raise errors.UsageError(
+            f"{where}: came Source({came}), wanted Source(name, {{name: Field}}, () -> Examples)"
+        )
+    for name, field in source.schema.items():
+        try:
+            fits = all(isinstance(n, int | np.integer) for n in field.shape) and field.dtype is not None
+            np.dtype(field.dtype)
+        except (AttributeError, TypeError):
+            fits = False
+        if not fits:
+            raise errors.UsageError(
+                f"{where}: schema: {name}: came {field!r}, wanted such as Field((8, 8), 'uint8')"
+            )
 
 
 def check(arrays: Mapping[str, np.ndarray], schema: Mapping[str, Field], *, where: str) -> None:

@@ -123,7 +123,7 @@ def _checked(
 
 def _patch(run: Path) -> bytes:
     try:
-        return (run / "dirty.patch").read_bytes()
+        return files.content(run / "dirty.patch")
     except FileNotFoundError:
         return b""
 

@@ -164,7 +164,7 @@ _DIAGRAM = ("confidence", "accuracy", "count")
 
 def _text(path: Path, most: int) -> str:
     try:
-        with path.open("rb") as file:
+        with files.opened(path) as file:
             text = file.read(most + 1).decode(errors="replace")
     except FileNotFoundError:
         return ""
@@ -178,7 +178,7 @@ def _picture(path: Path) -> bytes:
     try:
         if path.stat().st_size > _MOST_PICTURE:
             return b""
-        content = path.read_bytes()
+        content = files.content(path)
     except OSError:
         return b""
     return content if content.startswith(mistakes.PNG) else b""

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from jaxkit import configs
 from jaxkit.errors import UsageError
 from jaxkit.reports import report
-from jaxkit.runs import compare, directory, index, rows, selecting
+from jaxkit.runs import compare, directory, files, index, rows, selecting
 
 # A reply is kept to what a browser takes at once; the rest comes with the next one. No row is longer.
 CHUNK_BYTES = 2**21
@@ -124,7 +124,7 @@ def _rows(site: Site, query: Mapping[str, list[str]]) -> Reply:
     path = _path(site, query["run"][0] if "run" in query else "") / directory.METRICS
     digest = query.get("digest", [""])[0]
     offset = int(query.get("offset", ["0"])[0][:18]) if query.get("offset", ["0"])[0].isdecimal() else 0
-    with path.open("rb") as file:
+    with files.opened(path) as file:
         start = offset if _ends_with(file, offset, digest) else 0
         file.seek(start)
         content = file.read(CHUNK_BYTES)

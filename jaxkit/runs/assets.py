@@ -33,7 +33,7 @@ def check(folder: Path, assets: Callable[[], Mapping[str, bytes]] | None) -> dic
             raise UsageError(f"assets: came {name!r}, wanted the name of a file")
         if not path.exists():
             missing[path] = content
-        elif path.read_bytes() != content:
+        elif files.content(path) != content:
             raise UsageError(
                 f"assets: the {Path(name).stem} of this config and data does not match that of the run ({path});"
                 " restore the data and the packages that the run was started with, or start afresh with another"
@@ -89,7 +89,7 @@ def shortened(folder: Path) -> str:
         ''
     """
     try:
-        lines = (folder / SAMPLES).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = files.content(folder / SAMPLES).decode(errors="replace").splitlines()
     except FileNotFoundError:
         return ""
     # What a model writes may hold characters that move a terminal's cursor.

@@ -19,7 +19,7 @@ def state(workdir: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """
     git = files.part(provenance, "git")
     try:
-        patch = (workdir / PATCH).read_text(encoding="utf-8", errors="replace")
+        patch = files.content(workdir / PATCH).decode(errors="replace")
     except OSError:
         patch = ""
     return {"commit": git.get("commit"), "dirty": git.get("dirty"), "patch": patch}

@@ -93,11 +93,14 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
         made = recipe(config)
     except UsageError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         place = next((frame for frame in frames if frame.name == "recipe"), frames[-1])
         line = f"{place.filename}:{place.lineno}: {type(error).__name__}: {error}".splitlines()[0]
-        raise UsageError(line + contracts.called_for(line)) from error
+        # Of a KeyError the text is the key alone; what was looked for in what, the line says.
+        bare = isinstance(error, LookupError | AttributeError) and place.line
+        said = f" (in `{place.line}`)" if bare else ""
+        raise UsageError(line + contracts.called_for(line) + said) from error
     contracts.recipe(made)
     return made
 

@@ -154,7 +154,7 @@ def read_config(workdir: Path) -> configs.Frozen:
     if is_run(workdir):
         _stands(workdir)
     try:
-        config = configs.from_json((workdir / CONFIG).read_text(encoding="utf-8"))
+        config = configs.from_json(files.content(workdir / CONFIG).decode())
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"{workdir}: is no run directory (it has no {CONFIG}); `jaxkit runs DIR` lists those below a directory"
@@ -200,7 +200,7 @@ def _stands(workdir: Path) -> dict[str, Any]:
 
 def _alive(workdir: Path) -> bool:
     try:
-        with (workdir / LOCK).open() as lock:
+        with files.opened(workdir / LOCK) as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return ownership.elsewhere(workdir)
     except FileNotFoundError:

@@ -5,10 +5,11 @@ import errno
 import json
 import os
 import re
+import stat
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from jaxkit.errors import UsageError
 
@@ -52,6 +53,38 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=False) + "\n")
 
 
+def opened(path: Path) -> IO[bytes]:
+    """A file of a run, opened for reading: a run may come from anywhere, and a pipe or a device have no end.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+
+    Example:
+        >>> opened(Path("/dev/zero"))
+        Traceback (most recent call last):
+        OSError: [Errno 6] is no regular file: '/dev/zero'
+    """
+    # A pipe that nobody writes into is not waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.ENXIO, "is no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def content(path: Path) -> bytes:
+    """What is in a file of a run.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or more than the memory holds.
+    """
+    with opened(path) as file:
+        try:
+            return file.read()
+        except MemoryError:
+            raise OSError(errno.EFBIG, "is larger than the memory", str(path)) from None
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no such file.
 
@@ -59,7 +92,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         UsageError: the file cannot be read, or does not hold one JSON object.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(content(path).decode())
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -134,6 +167,6 @@ def explain(error: OSError, doing: str) -> UsageError:
         return UsageError(f"{doing}: the disk is full{where}; free some room and start the same command again")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return UsageError(f"{doing}: no permission{where}; change that, or choose another place")
-    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP):
+    if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO):
         return UsageError(f"{doing}: {error.strerror}{where}; move away what is in the place")
     return UsageError(f"{doing}: {error.strerror or error}{where}")

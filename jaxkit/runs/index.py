@@ -186,8 +186,9 @@ def _is_text(name: str) -> bool:
 def _load(path: Path) -> tuple[dict[str, tuple[str, Any]], bool]:
     """What the index has, {name: (key, entry)}, and whether it is whole."""
     found: dict[str, tuple[str, Any]] = {}
-    if not path.is_file():
-        return found, True
+    # A link from elsewhere may lead to a database that is somebody's.
+    if not path.is_file() or path.is_symlink():
+        return found, not path.is_symlink()
     try:
         with contextlib.closing(_open(path, "ro")) as index:
             if index.execute("PRAGMA user_version").fetchone()[0] != VERSION:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, TextIO
 
+from jaxkit import homes
 from jaxkit.errors import UsageError
 from jaxkit.runs.peers import TRY_AGAIN
 
@@ -19,12 +20,24 @@ STOP_SECONDS = "JAXKIT_STOP_SECONDS"
 
 
 def cache_programs() -> None:
-    """Compiled programs are kept between processes, under the user's cache directory."""
+    """Compiled programs are kept between processes, under the user's cache directory, if it can be written."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxkit" / "programs"
-        jax.config.update("jax_compilation_cache_dir", str(cache))
+        try:
+            folder = homes.cache() / "programs"
+            folder.mkdir(parents=True, exist_ok=True)
+            # jax would say so of each program, in several lines.
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise UsageError(f"no permission in {folder}")
+        except (UsageError, OSError) as error:
+            print(
+                f"warning: compiled programs are not kept for the next start: {error}; XDG_CACHE_HOME names"
+                " another place for them",
+                file=sys.stderr,
+            )
+            return
+        jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     keep_programs_whole()
 

@@ -63,7 +63,7 @@ def beginning(path: Path, *, after: int, noted: Mapping[str, Any] = {}) -> Begin
         >>> beginning(Path("there_is_no_such_file"), after=5)
         Beginning(content=b'', digest='')
     """
-    content = path.read_bytes() if path.exists() else b""
+    content = files.content(path) if path.exists() else b""
     whole = [row for row in rows.parse(content)[0] if row["step"] <= after]
     kept = b"".join(line + b"\n" for line in content.split(b"\n")[: len(whole)])
     found = {"digest": whole[-1]["digest"] if whole else "", "record_sha256": hashlib.sha256(kept).hexdigest()}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit.errors import UsageError
+from jaxkit.runs import files
 
 # As hands write them; a run writes strings, which every reader of JSON takes.
 _DECODER = json.JSONDecoder(parse_constant={"NaN": "nan", "Infinity": "inf", "-Infinity": "-inf"}.get)
@@ -34,7 +35,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def begin(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """The rows up to the first line that is none, and whether there is such a line."""
-    return parse(path.read_bytes()) if path.exists() else ([], False)
+    return parse(files.content(path)) if path.exists() else ([], False)
 
 
 def parse(content: bytes) -> tuple[list[dict[str, Any]], bool]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxkit.runs import files
 from jaxkit.runs.rows import BESIDE, number
 
 MAX_ROWS_AT_ONCE = 1_000
@@ -23,7 +24,7 @@ def reader(path: Path) -> Callable[[int], list[dict[str, Any]]]:
         nonlocal place, offset
         found: list[dict[str, Any]] = []
         try:
-            file = path.open("rb")
+            file = files.opened(path)
         except FileNotFoundError:
             return found
         with file:

@@ -1,5 +1,6 @@
 """The index of runs is a cache: whatever happens to it or to the runs, what is listed is what is there."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -138,6 +139,18 @@ def test_another_table_under_its_name_is_made_afresh(few, reads):
     reads.clear()
     assert index.runs(few) == wanted
     assert reads == []
+
+
+def test_a_link_under_its_name_leads_to_what_is_left_alone(few, reads, tmp_path_factory):
+    """Runs from elsewhere may bring one, and a tracker's database has a table called runs, too."""
+    theirs = tmp_path_factory.mktemp("elsewhere") / "tracker.db"
+    with contextlib.closing(sqlite3.connect(theirs)) as database, database:
+        database.execute("CREATE TABLE runs (mine TEXT)")
+    before = theirs.read_bytes()
+    (few / index.NAME).symlink_to(theirs)
+    assert [list(seeds(few)), list(seeds(few))] == [["a", "b", "group/c"]] * 2
+    assert theirs.read_bytes() == before
+    assert reads == ["a", "b", "group/c"]
 
 
 def test_where_none_can_be_written_the_runs_are_listed_without(few, command):

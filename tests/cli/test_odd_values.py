@@ -68,6 +68,15 @@ def test_a_change_of_the_config_is_not_passed_over(three, fails, arguments, mess
 
 def test_nothing_that_a_run_holds_moves_the_cursor(three, command, fails):
     escape = "\x1b[2J"
+    named = {
+        "git": {"commit": escape, "dirty": True},
+        "data": {escape: {"name": escape}},
+        "packages": {escape: "1"},
+    }
+    (three / "a/provenance.json").write_text(json.dumps({**named, "command": [escape], "devices": [escape]}))
+    evaluated = {"metrics": {escape: 0.5, "text": escape}}
+    for split in ("test", f"split{escape}"):
+        (three / f"a/evaluation/{split}.json").write_text(json.dumps(evaluated))
     status = json.loads((three / "a/status.json").read_text())
     (three / "a/status.json").write_text(json.dumps({**status, "status": escape, "experiment": escape}))
     config = json.loads((three / "a/config.json").read_text())

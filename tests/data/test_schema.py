@@ -3,7 +3,7 @@ import pytest
 
 from jaxkit import errors
 from jaxkit.data import schema
-from jaxkit.types import Field
+from jaxkit.types import Field, Source
 
 SCHEMA = {"image": Field((8, 8, 1), np.uint8), "label": Field((), np.int32, 10)}
 
@@ -65,3 +65,28 @@ def test_cast_keeps_values_or_raises():
         schema.cast(np.array([-1]), dtype=np.uint8, where="x")
     with pytest.raises(errors.UsageError, match=r"came float64\[1\], wanted int32"):
         schema.cast(np.array([0.5]), dtype=np.int32, where="x")
+
+
+def of(**fields):
+    return Source("mine", {name: Field(shape, np.float32) for name, shape in fields.items()}, lambda: None)
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        (of(image=(8,)), "config.data: came Source, wanted {split: Source}"),
+        ({"test": of(image=(8,))}, r"config.data: came \['test'\], wanted a split called 'train'"),
+        ({"train": None}, "config.data.train: came NoneType, wanted a Source, such as jaxkit.data.arrays gives"),
+        (
+            {"train": of(tokens=(9,))},
+            r"config.data.train: came the fields \['tokens'\], but the experiment reads 'image'; is it the right",
+        ),
+        (
+            {"train": of(image=(8,)), "test": of(image=(9,))},
+            r"config.data.test: image: came the shape \(9,\), wanted that of config.data.train, \(8,\)",
+        ),
+    ],
+)
+def test_the_fields_that_an_experiment_reads_are_there_in_every_split(sources, message):
+    with pytest.raises(errors.UsageError, match=message):
+        schema.fields(sources, "image")

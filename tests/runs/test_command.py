@@ -108,7 +108,8 @@ MISTAKES = {
     ),
     "an optimizer that is not called": (
         [*SMALL, "--config.optimizer={'function': 'optax.adamw', 'learning_rate': 0.1}"],
-        "'functools.partial' object has no attribute 'init'; is a 'function' of the config meant as a 'call'?",
+        "'functools.partial' object has no attribute 'init'; is a 'function' of the config meant as a 'call'?"
+        " (in `optimizer = optax.chain(`)",
     ),
     "an augmentation that is not called": (
         [*SMALL, "--config.augment={'function': 'jaxkit.data.affine'}"],
@@ -124,6 +125,10 @@ MISTAKES = {
             "--config.layout={'call': 'jaxkit.parallel.jit', 'compiler_options': {'xla_there_is_none': True}}",
         ],
         "error: compiler_options: came {'xla_there_is_none': True}: ",
+    ),
+    "the config of another experiment": (
+        ["--config=configs/stdlib_gpt.py"],
+        "'tokens'], but the experiment reads 'image'; is it the right experiment for this config?",
     ),
     "no steps a call": (
         [*SMALL, "--config.steps_per_call=0"],

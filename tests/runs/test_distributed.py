@@ -189,7 +189,9 @@ def test_a_step_that_hangs_ends_both_and_each_reads_on_its_own_rows_of_the_same_
         assert codes(started) == [0, 0], outputs(workdir)
     assert_same_numbers(workdir, alone)
     # Training batches of 32, and 2 padded ones of 50 held-out examples at steps 12 and 24: a half of each.
-    assert (tmp_path / "1.txt").read_text().split() == ["16"] * (24 - step + (4 if step < 12 else 2))
+    batches = ["16"] * (24 - step + (4 if step < 12 else 2))
+    # Each source is asked for its first and its last example beforehand.
+    assert (tmp_path / "1.txt").read_text().split() == ["2", "2", *batches]
 
 
 @pytest.mark.slow

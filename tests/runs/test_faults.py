@@ -215,7 +215,7 @@ def test_a_checkpoint_that_cannot_be_read_now_ends_the_start_and_nothing_is_lost
     with monkeypatch.context() as patch:
         module, name, what = {
             "a file": (verifying, "_hash", "30"),
-            "the manifest": (Path, "read_text", "manifest.json"),
+            "the manifest": (os, "open", "manifest.json"),
             "the directory": (os, "stat", "manifest.json"),
             "all checkpoints": (os, "listdir", "checkpoints"),
         }[where]

@@ -158,14 +158,14 @@ def test_a_machine_that_slept_while_another_took_over_leaves_when_it_wakes_up(tm
 
 def test_a_name_that_cannot_be_read_now_is_not_nobody(tmp_path, monkeypatch):
     left_by(tmp_path, host="elsewhere", seconds_ago=5)
-    whole = Path.read_text
+    whole = files.content
 
-    def fails(path, *arguments, **named):
+    def fails(path):
         if path.name == ownership.OWNER:
             raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-        return whole(path, *arguments, **named)
+        return whole(path)
 
-    monkeypatch.setattr(Path, "read_text", fails)
+    monkeypatch.setattr(files, "content", fails)
     with pytest.raises(OSError, match="Input/output error"), ownership.held(tmp_path):
         pass
 

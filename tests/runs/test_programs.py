@@ -81,3 +81,20 @@ def test_an_empty_name_of_the_cache_directory_is_none(tmp_path, monkeypatch):
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "jaxkit" / "programs")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_where_none_can_be_kept_one_line_says_so(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    try:
+        process.cache_programs()
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "warning: compiled programs are not kept for the next start: [Errno 20] Not a directory"
+    )
+    assert said.count("\n") == 1

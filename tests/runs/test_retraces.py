@@ -63,7 +63,12 @@ def changing(source: Source, change, *, before: list[list[int]]) -> Source:
 
     def read(indices):
         batch = opened.read(indices)
-        return batch if indices.tolist() in before else {**batch, "image": change(batch["image"])}
+        # The first and the last example are asked for when it is opened.
+        return (
+            batch
+            if len(indices) == 2 or indices.tolist() in before
+            else {**batch, "image": change(batch["image"])}
+        )
 
     return source._replace(open=lambda: Examples(opened.size, read, opened.manifest, None))
 
