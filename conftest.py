@@ -33,7 +33,7 @@ os.environ["XLA_FLAGS"] = (
 import hypothesis
 import jax
 
-from jaxkit.runs import process
+from jaxkit.runs import programs
 
 # The same examples each time, however slow the machine is; others are drawn by --hypothesis-profile=default.
 hypothesis.settings.register_profile(
@@ -50,4 +50,4 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 # All tests share the programs, and several processes of them run at once.
-process.keep_programs_whole()
+programs.keep_whole()

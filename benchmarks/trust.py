@@ -28,7 +28,7 @@ from rich.console import Console
 from jaxkit import configs, losses, means, models, parallel, updates
 from jaxkit.means import Mean
 from jaxkit.recipe import plan
-from jaxkit.runs import digest, directory, ledger, loop, memory, process, progress, record, tracking
+from jaxkit.runs import digest, directory, ledger, loop, memory, process, programs, progress, record, tracking
 
 TOP = Path(__file__).parent.parent
 ROUNDS = 5
@@ -223,7 +223,7 @@ def main(names: list[str]) -> None:
     """Measures the named parts, or all."""
     print(measure.machine())
     # As a run does, and one of large steps, as those of the GPT are.
-    process.cache_programs()
+    programs.keep()
     memory.keep_freed()
     for name in names or PARTS:
         PARTS[name]()

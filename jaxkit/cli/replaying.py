@@ -14,11 +14,11 @@ _SHOWN = 8
 def replay(arguments: argparse.Namespace) -> int:
     """Rebuilds a step and says what made its numbers."""
     from jaxkit.proofs import replaying, worktrees
-    from jaxkit.runs import directory, process, provenance
+    from jaxkit.runs import directory, programs, provenance
 
     run = Path(arguments.run)
     directory.read_config(run)
-    process.cache_programs()
+    programs.keep()
     here = worktrees.project()
     experiment = worktrees.experiment(provenance.read(run), here, f"the project here ({here})")
     say = (lambda text: None) if arguments.json else (lambda text: print(printable(text), flush=True))

@@ -126,7 +126,7 @@ def run(
     """
     from rich.console import Console
 
-    from jaxkit.runs import checkpoints, cursors, directory, memory, results, stopping
+    from jaxkit.runs import checkpoints, cursors, directory, memory, programs, results, stopping
 
     fingerprint = configs.fingerprint(config)
     shown = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
@@ -138,7 +138,7 @@ def run(
                 console.print("This run is finished. Another --workdir=DIR starts it afresh.")
             results.show(console, folder, shown)
         return OK
-    process.cache_programs()
+    programs.keep()
     import jax
 
     from jaxkit.data import opening

@@ -10,15 +10,15 @@ import pytest
 from jax._src import compilation_cache
 from jax._src.lru_cache import LRUCache
 
-from jaxkit.runs import process
+from jaxkit.runs import programs
 
 PROGRAM = b"program" * 2**16
 # The system kills it when it has written so much of a file.
 DIES = """
 import resource, signal, sys
 from jax._src.lru_cache import LRUCache
-from jaxkit.runs import process
-process.keep_programs_whole()
+from jaxkit.runs import programs
+programs.keep_whole()
 cache = LRUCache(sys.argv[1], max_size=-1)
 signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
@@ -45,14 +45,14 @@ def test_on_a_full_disk_nothing_is_left(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     cache = LRUCache(str(tmp_path), max_size=-1)
-    monkeypatch.setattr(process.os, "replace", full)
+    monkeypatch.setattr(programs.os, "replace", full)
     with pytest.raises(OSError, match="No space left"):
         cache.put("key", PROGRAM)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_jax_writes_what_it_compiles_by_it_and_reads_it_again(tmp_path):
-    """Where jax has changed the place, this fails, and `process.keep_programs_whole` has to change too."""
+    """Where jax has changed the place, this fails, and `programs.keep_whole` has to change too."""
     before = jax.config.jax_compilation_cache_dir
     function = lambda x: jnp.sin(x) * 353
     try:
@@ -60,8 +60,8 @@ def test_jax_writes_what_it_compiles_by_it_and_reads_it_again(tmp_path):
         jax.config.update("jax_compilation_cache_dir", str(tmp_path))
         kept = []
         with pytest.MonkeyPatch.context() as patch:
-            replace = process.os.replace
-            patch.setattr(process.os, "replace", lambda part, path: kept.append(path) or replace(part, path))
+            replace = programs.os.replace
+            patch.setattr(programs.os, "replace", lambda part, path: kept.append(path) or replace(part, path))
             jax.jit(function)(1.0)
         assert kept
         assert sorted(map(str, tmp_path.glob("*-cache"))) == sorted(kept)
@@ -77,7 +77,7 @@ def test_an_empty_name_of_the_cache_directory_is_none(tmp_path, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        process.cache_programs()
+        programs.keep()
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / ".cache" / "jaxkit" / "programs")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
@@ -89,7 +89,7 @@ def test_where_none_can_be_kept_one_line_says_so(tmp_path, monkeypatch, capsys):
     before = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        process.cache_programs()
+        programs.keep()
         assert jax.config.jax_compilation_cache_dir is None
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
