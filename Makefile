@@ -56,6 +56,7 @@ crash: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/loop.py
+	$(BIN)/python benchmarks/narrow.py
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/start.py
