@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import loop
 import measure
 
-loop.measure.pin_to_one_core()
+measure.pin_to_one_core()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import loop  # noqa: E402
 import numpy as np  # noqa: E402
 
 from jaxkit import data  # noqa: E402

@@ -106,7 +106,7 @@ def metrics(given: Any, *taken: str) -> None:
 
 
 def recipe(given: Any) -> None:
-    """Checks that it is a Recipe, of sources and functions.
+    """Checks that it is a Recipe, of functions; its sources are `data.schema.check_sources`'s.
 
     Raises:
         UsageError: names the field that is off.
@@ -115,17 +115,6 @@ def recipe(given: Any) -> None:
         raise checks.UsageError(
             f"recipe(config): came {checks.describe(given)}, wanted a Recipe: return jaxkit.types.Recipe(data=...)"
         )
-    if not isinstance(given.data, Mapping):
-        came = checks.describe(given.data)
-        raise checks.UsageError(f"recipe(config): data: came {came}, wanted {{split: Source}}")
-    if "train" not in given.data:
-        raise checks.UsageError(f"config.data: came {sorted(given.data)}, wanted a split called 'train'")
-    for split, source in given.data.items():
-        if not hasattr(source, "schema"):
-            came = checks.describe(source)
-            raise checks.UsageError(
-                f"config.data.{split}: came {came}, wanted a Source, such as jaxkit.data.arrays"
-            )
     for name in ("init", "update", "evaluate", "predict"):
         if not callable(getattr(given, name)):
             came = checks.describe(getattr(given, name))

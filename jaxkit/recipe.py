@@ -72,8 +72,7 @@ def plan(recipe: Recipe, *, batch_size: int) -> Plan:
         67843
     """
     contracts.recipe(recipe)
-    for split, source in recipe.data.items():
-        schema.check_source(f"config.data.{split}", source)
+    schema.check_sources(recipe.data)
     layout = recipe.layout
     if batch_size % layout.divisor:
         raise checks.UsageError(

@@ -66,23 +66,16 @@ def fields(sources: Mapping[str, Source], *names: str) -> list[Field]:
         >>> fields({"train": Source("mine", {"x": Field((4,), "int32")}, lambda: None)}, "x")
         [Field(shape=(4,), dtype='int32', num_classes=None)]
     """
-    if not isinstance(sources, Mapping):
-        raise errors.UsageError(f"config.data: came {checks.describe(sources)}, wanted {{split: Source}}")
-    if "train" not in sources:
-        raise errors.UsageError(f"config.data: came {sorted(sources)}, wanted a split called 'train'")
+    check_sources(sources)
     for split, source in sources.items():
-        where, given = f"config.data.{split}", getattr(source, "schema", None)
-        if given is None:
-            came = checks.describe(source)
-            raise errors.UsageError(f"{where}: came {came}, wanted a Source, such as jaxkit.data.arrays gives")
-        check_source(where, source)
+        where = f"config.data.{split}"
         for name in names:
-            if name not in given:
+            if name not in source.schema:
                 raise errors.UsageError(
-                    f"{where}: came the fields {sorted(given)}, but the experiment reads {name!r}; is it the right"
-                    " experiment for this config?"
+                    f"{where}: came the fields {sorted(source.schema)}, but the experiment reads {name!r};"
+                    " is it the right experiment for this config?"
                 )
-            came, wanted = given[name], sources["train"].schema[name]
+            came, wanted = source.schema[name], sources["train"].schema[name]
             if tuple(came.shape) != tuple(wanted.shape):
                 raise errors.UsageError(
                     f"{where}: {name}: came the shape {tuple(came.shape)}, wanted that of config.data.train,"
@@ -91,15 +84,28 @@ def fields(sources: Mapping[str, Source], *names: str) -> list[Field]:
     return [sources["train"].schema[name] for name in names]
 
 
-def check_source(where: str, source: Source) -> None:
-    """Checks that a source is made of what sources are made of; `where` begins the message.
+def check_sources(sources: Mapping[str, Source]) -> None:
+    """Checks that these are sources, one of them to train on, and each of them what sources are made of.
 
     Raises:
-        UsageError: its schema is no {name: Field}, it cannot be opened.
+        UsageError: names the split; it is no Source, its schema is no {name: Field}, it cannot be opened.
 
     Example:
-        >>> check_source("config.data.train", Source("mine", {"x": Field((4,), "int32")}, lambda: None))
+        >>> check_sources({"train": Source("mine", {"x": Field((4,), "int32")}, lambda: None)})
     """
+    if not isinstance(sources, Mapping):
+        raise errors.UsageError(f"config.data: came {checks.describe(sources)}, wanted {{split: Source}}")
+    if "train" not in sources:
+        raise errors.UsageError(f"config.data: came {sorted(sources)}, wanted a split called 'train'")
+    for split, source in sources.items():
+        where = f"config.data.{split}"
+        if not hasattr(source, "schema"):
+            came = checks.describe(source)
+            raise errors.UsageError(f"{where}: came {came}, wanted a Source, such as jaxkit.data.arrays gives")
+        _check_source(where, source)
+
+
+def _check_source(where: str, source: Source) -> None:
     if not isinstance(source.schema, Mapping) or not callable(source.open):
         came = ", ".join(checks.describe(part) for part in source)
         raise errors.UsageError(

@@ -186,8 +186,8 @@ def check_rate(**values: float) -> None:
 def _dense(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
     kernel = params["kernel"]
     if kernel.shape[1] <= _FEW and backends.platform() == "cpu":
-        # The same product; its gradient then has long rows. With a handful of columns XLA on a CPU takes two to
-        # five times as long for it, which was a twentieth of a small step.
+        # The same product, whose gradient then has long rows: XLA on a CPU takes about twice as long for a layer
+        # of a handful of columns otherwise (benchmarks/narrow.py).
         kernel = jax.lax.optimization_barrier(kernel.T).T
     # Rank by hand: adding [features] to [batch, features] would be a rank promotion.
     return x @ kernel + params["bias"][None, :]

@@ -87,6 +87,7 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
         UsageError: names the line of the recipe, and what is wrong there; there are no such devices.
     """
     from jaxkit import backends, contracts
+    from jaxkit.data import schema
 
     backends.check()
     try:
@@ -102,6 +103,7 @@ def compose(recipe: Callable[[configs.Frozen], Any], config: configs.Frozen) -> 
         said = f" (in `{place.line}`)" if bare else ""
         raise UsageError(line + contracts.called_for(line) + said) from error
     contracts.recipe(made)
+    schema.check_sources(made.data)
     return made
 
 
