@@ -55,8 +55,8 @@ class Packed(NamedTuple):
         return sum(part.size for part in self.parts)
 
 
-def pack(tree: Any) -> Packed:
-    """Copies every array of a tree.
+def pack(tree: Any, room: Packed | None = None) -> Packed:
+    """Copies every array of a tree; into the memory of `room`, which nobody needs any more, where it fits.
 
     Raises:
         ValueError: two arrays have the same path.
@@ -73,9 +73,9 @@ def pack(tree: Any) -> Packed:
             size = 0
         groups[-1][path] = array
         size += array.nbytes
-    return Packed(
-        tuple(on_threads(_pack, [f"state-{number}.safetensors" for number in range(len(groups))], groups))
-    )
+    names = [f"state-{number}.safetensors" for number in range(len(groups))]
+    free = {part.name: part.image for part in room.parts} if room is not None else {}
+    return Packed(tuple(on_threads(_pack, names, groups, [free.get(name) for name in names])))
 
 
 def write(folder: Path, packed: Packed) -> dict[str, str]:
@@ -166,7 +166,7 @@ def _bytes_within(dtype: Any) -> tuple[int, ...]:
     return () if dtype.name in _NAMES or dtype.itemsize == 1 else (dtype.itemsize,)
 
 
-def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
+def _pack(name: str, group: Mapping[str, np.ndarray], room: np.ndarray | None) -> Part:
     header: dict[str, Any] = {}
     offset = 0
     for path, array in group.items():
@@ -179,7 +179,8 @@ def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     begin = len(text).to_bytes(8, "little") + text
-    image, size = _blocks(len(begin) + offset), len(begin)
+    whole, size = -(-(len(begin) + offset) // _BLOCK) * _BLOCK, len(begin)
+    image = room if room is not None and room.size == whole else _blocks(whole)
     image[:size] = np.frombuffer(begin, np.uint8)
     for array in group.values():
         # Copied without the interpreter's lock, as everything here that takes long.
@@ -189,9 +190,8 @@ def _pack(name: str, group: Mapping[str, np.ndarray]) -> Part:
     return Part(name, image, size)
 
 
-def _blocks(size: int) -> np.ndarray:
-    """Memory for so many bytes, in whole blocks."""
-    whole = size + -size % _BLOCK
+def _blocks(whole: int) -> np.ndarray:
+    """Memory for so many bytes, which are whole blocks."""
     memory = np.empty(whole + _BLOCK, np.uint8)
     skipped = -memory.ctypes.data % _BLOCK
     return memory[skipped : skipped + whole]

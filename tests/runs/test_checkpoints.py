@@ -220,6 +220,23 @@ def test_the_training_goes_on_without_changing_what_is_saved(tmp_path):
     assert saver.stalled() > 0
 
 
+def test_a_copy_takes_the_memory_of_one_that_is_not_needed_any_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "PART_BYTES", 8_000)
+    small, large = {"a": np.zeros(2000, np.float32)}, {"a": np.ones(2000, np.float32), "b": np.full(2000, 2.0)}
+    first = arrays.pack(large)
+    again = arrays.pack({name: leaf + 5 for name, leaf in large.items()}, first)
+    assert [part.image.ctypes.data for part in again.parts] == [part.image.ctypes.data for part in first.parts]
+    hashes = arrays.write(tmp_path, again)
+    assert hashes == verifying.hashes(tmp_path)
+    same(arrays.read(tmp_path, large), {"a": large["a"] + 5, "b": large["b"] + 5})
+    # One that needs less, and one that needs more: what fits is taken, and the rest is its own.
+    for tree, room in ((small, again), (large, arrays.pack(small))):
+        folder = tmp_path / f"{len(tree)} parts"
+        folder.mkdir()
+        arrays.write(folder, arrays.pack(tree, room))
+        same(arrays.read(folder, tree), tree)
+
+
 def test_what_goes_wrong_beside_the_training_is_said_at_the_next_save(tmp_path, monkeypatch):
     saver = saving.saver(tmp_path)
     saver.save(1, {"w": np.ones(3)}, {})
