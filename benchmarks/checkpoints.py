@@ -71,7 +71,7 @@ def costs(state, folder: Path) -> dict[str, float]:
 
 
 def lost(state, save_one, order: tuple[bool, bool]) -> float:
-    """Seconds of training that a save takes: the same steps, with a save now and then and without, in this order."""
+    """Seconds of training that a save takes: the same steps with saves and without, in this order."""
     x = jnp.ones((768, 768)) / 768
     step = jax.jit(
         lambda state, x: ({name: leaf * 0.999 for name, leaf in state.items()}, x @ x @ x), donate_argnums=0
