@@ -193,7 +193,8 @@ def affine(*, max_degrees: float = 0.0, max_scale: float = 0.0, max_shift: float
         raise ValueError(f"max_scale: came {max_scale}, wanted a number below 1")
 
     def change(image: jax.Array, key: Key) -> jax.Array:
-        draws = jax.random.uniform(key, (len(image), 4), minval=-1.0, maxval=1.0)
+        # Drawn flat: of several axes XLA compiles the same numbers for longer.
+        draws = jax.random.uniform(key, (4 * len(image),), minval=-1.0, maxval=1.0).reshape(-1, 4)
         angles, scales = draws[:, 0] * jnp.deg2rad(max_degrees), 1.0 + draws[:, 1] * max_scale
         return jax.vmap(_transformed)(image.astype(jnp.float32), angles, scales, draws[:, 2:] * max_shift)
 
