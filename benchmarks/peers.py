@@ -5,7 +5,8 @@
 Each peer is a process of its own, where it needs other packages in an environment of its own (`make peers`). All
 of a case live at once and take rounds in turn, so that what else the machine does falls on all of them; ratios are
 of rounds beside each other. Every process is pinned to one core. jaxkit's rounds hold a record, a progress bar,
-evaluations and a checkpoint; the peers are spared theirs.
+evaluations and a checkpoint; the peers are spared theirs. The roof is no library: it takes the products of a step
+alone, at the speed of one large product, and says how far ahead of a peer anything can be.
 """
 
 import argparse
@@ -42,6 +43,7 @@ PEERS = {
     "jaxkit": Peer("jaxkit_loop", "-", None, (5_000, 400, 16)),
     "jaxkit-eigen": Peer("jaxkit_loop", "eigen", None, (5_000, 400, 16)),
     "bare": Peer("bare", "-", None, (1_500, 150, 3)),
+    "roof": Peer("roof", "-", None, (2_000, 200, 3)),
     "torch": Peer("torch_loop", "eager", "torch", (500, 150, 3), 3.0),
     "torch-fused": Peer("torch_loop", "fused", "torch", (500, 150, 3)),
     "torch-compile": Peer("torch_loop", "compile", "torch", (500, 150, 3)),
@@ -129,7 +131,8 @@ def compare(case: str, names: list[str], rounds: int, share: float, folder: Path
                 if number:  # in the first, some still compile: an evaluation, a step that writes nothing
                     speeds[name].append(speed)
         for name in speeds:
-            problems += [f"{case}: {line}" for line in check(name, case, running[name].ready, losses[name])]
+            if name != "roof":  # which does no such work
+                problems += [f"{case}: {line}" for line in check(name, case, running[name].ready, losses[name])]
         show(case, running, speeds)
     finally:
         for peer in running.values():
@@ -146,6 +149,9 @@ def show(case: str, running: dict[str, processes.Running], speeds: dict[str, lis
         ratios = [own / other for own, other in zip(speeds.get("jaxkit", values), values)]
         ratio = statistics.median(ratios)
         verdict = f"  >= {target}: {'met' if ratio >= target else 'MISSED'}" if mlp and target else ""
+        if verdict and "roof" in speeds:
+            most = statistics.median(roof / other for roof, other in zip(speeds["roof"], values))
+            verdict += f", the roof is {most:.2f} x"
         print(
             f"  {name:17}{statistics.median(values):13.2f}{ratio:11.2f} x"
             f"{min(ratios):7.2f}-{max(ratios):<5.2f}{ready['imports']:11.2f} s{ready['to_first_step']:11.2f} s"
