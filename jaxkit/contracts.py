@@ -101,8 +101,20 @@ def metrics(given: Any, *taken: str) -> None:
         except ValueError:
             pass  # a signature that cannot be looked up
     for name in taken:
-        if name in given:
-            raise ValueError(f"metrics: came one called {name!r}, which is measured anyway: give it another name")
+        unmeasured(name, given)
+
+
+def unmeasured(name: str, metrics: Mapping[str, Any]) -> None:
+    """Checks that no metric has a name under which something else is measured.
+
+    Raises:
+        ValueError: one has.
+
+    Example:
+        >>> unmeasured("loss", {"accuracy": None})
+    """
+    if name in metrics:
+        raise ValueError(f"metrics: came one called {name!r}, which is measured anyway: give it another name")
 
 
 def recipe(given: Any) -> None:

@@ -39,13 +39,19 @@ def portion(part: Any, parts: int) -> Any:
         200
     """
 
-    def added(x):
+    def added(path, x):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            where = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise TypeError(
+                f"extra: {where or 'it'} is a PRNG key, of which parts of a batch have no average; keep none:"
+                " a model is given a key at each step"
+            )
         if not jnp.issubdtype(x.dtype, jnp.integer):
             return x
         wide = x.astype(jnp.int32) if x.dtype.itemsize < 4 else x  # `parts` itself may not fit into less
         return Whole((wide // parts).astype(x.dtype), (wide % parts).astype(jnp.int32))
 
-    return jax.tree.map(added, part)
+    return jax.tree_util.tree_map_with_path(added, part)
 
 
 def share(total: Any, parts: int) -> Any:

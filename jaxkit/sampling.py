@@ -134,7 +134,8 @@ def _generate(params, prompts, lengths, key, filters, ends, *, decoder, num_toke
 
     def draw(logits, number):
         greedy = jnp.argmax(logits, axis=-1)
-        warm = logits / jnp.where(temperature > 0, temperature, 1.0)
+        # From the largest: however small the temperature is, what is divided by it does not overflow there.
+        warm = (logits - jnp.max(logits, axis=-1, keepdims=True)) / jnp.where(temperature > 0, temperature, 1.0)
         warm = filtered(warm, top_k=top_k, top_p=top_p, min_p=min_p)
         keys = jax.vmap(random.at, (0, None))(rows, number)
         return jnp.where(temperature > 0, jax.vmap(jax.random.categorical)(keys, warm), greedy)

@@ -42,7 +42,7 @@ class Additive(Protocol):
     """A metric's state: states of disjoint examples are added, then computed once."""
 
     def __add__(self, other: Any) -> Any:
-        """The state of both sets of examples together."""
+        """The state of both sets of examples together: the sum of each array, which layouts take for it."""
 
     def compute(self) -> Any:
         """The metric's value; an error on the host where no example was counted, nan in a trace."""

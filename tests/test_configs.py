@@ -579,9 +579,10 @@ FIELDS = {
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("num_steps", 0, "config.num_steps: came 0, wanted an int >= 1"),
-        ("num_steps", 10.0, "config.num_steps: came 10.0, wanted an int >= 1"),
-        ("num_steps", True, "config.num_steps: came True, wanted an int >= 1"),
+        ("num_steps", 0, "config.num_steps: came 0, wanted an int from 1 to 2**31 - 1"),
+        ("num_steps", 10.0, "config.num_steps: came 10.0, wanted an int from 1 to 2**31 - 1"),
+        ("num_steps", True, "config.num_steps: came True, wanted an int from 1 to 2**31 - 1"),
+        ("log_every", 2**31, "config.log_every: came 2147483648, wanted an int from 1 to 2**31 - 1"),
         ("seed", 2**32, "config.seed: came 4294967296, wanted an int from 0 to 2**32 - 1"),
         ("data", "digits", "config.data: came 'digits', wanted a dict"),
         ("model", {"width": 1}, "config.model: came {'width': 1}, wanted a dict with 'call' or 'function'"),

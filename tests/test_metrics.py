@@ -302,6 +302,11 @@ def probabilities(*confidence):
     return np.log(np.stack([p, 1 - p], axis=1)).astype(np.float32)
 
 
+def test_calibration_of_nan_is_nan_in_each_of_its_numbers():
+    found = metrics.calibration(jnp.full((4, 3), jnp.nan), jnp.zeros(4, jnp.int32)).compute()
+    assert all(np.isnan(value) for value in found.values()), found
+
+
 def test_calibration_by_hand():
     # Bins of a half: all lie in (1/2, 1]. Sure to 0.6, 0.7, 0.8, 0.9, right in the first and the last:
     # ECE = |3.0 - 2| / 4. Two bins of two each: |1.3 - 1| + |1.7 - 1| = 1.0, again 1.0 / 4. Brier: twice

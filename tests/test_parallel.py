@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from jaxkit import means, parallel
+from jaxkit import means, parallel, updates
 from jaxkit.errors import UsageError
 from jaxkit.types import Indexed
 
@@ -138,3 +139,34 @@ def test_the_data_of_a_batch_by_reference_is_not_split():
     put = layout.put_batch(Indexed(arrays, np.arange(8)))
     assert put.arrays["x"].shape == (10,)
     assert put.indices.shape == (4, 2)
+
+
+LAYOUTS = {
+    "jit": parallel.jit,
+    "pmap": lambda: parallel.pmap(num_devices=4),
+    "mesh": lambda: parallel.mesh(data=4),
+    "fsdp": lambda: parallel.mesh(fsdp=4),
+    "exact": lambda: parallel.exact(shards=4),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_state_has_memory_of_its_own(name):
+    layout = LAYOUTS[name]()
+    # Where a block of memory begins a CPU takes it as it is.
+    memory = np.zeros(1032, np.float32)
+    numbers = memory[(-memory.ctypes.data % 64) // 4 :][:1024]
+    here = jnp.ones(8)
+    optimizer = optax.sgd(0.5)
+    # The gradient of a sum of the parameters is one for each.
+    objective = lambda p, e, b, k: (means.mean(b["x"] * 0 + p["a"].sum() + p["b"].sum()), ({}, e))
+    update = layout.compile(updates.step(layout.across(updates.gradients(objective)), optimizer))
+    state = layout.put_state(updates.init_state({"a": here, "b": numbers}, {}, optimizer))
+    numbers[:] = 7
+    batch = layout.put_batch({"x": np.ones(8, np.float32)})
+    new, _ = update(state, batch, jax.random.key(0))
+    np.testing.assert_array_equal(new.params["b"], np.full(1024, -0.5))
+    np.testing.assert_array_equal(here, np.ones(8))
+    np.testing.assert_array_equal(numbers, np.full(1024, 7))
+    with pytest.raises(ValueError, match=r"state: was given to an update already|Invalid buffer passed"):
+        update(state, batch, jax.random.key(0))

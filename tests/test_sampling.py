@@ -101,6 +101,13 @@ def test_tokens_come_as_often_as_they_should(temperature, top_p, min_p, wanted):
     assert np.all(np.abs(often - wanted) <= 4 * np.sqrt(wanted * (1 - wanted) / 20_000))
 
 
+@pytest.mark.parametrize("temperature", [1e-30, 1e-37, 1.2e-38])
+def test_the_smallest_temperatures_take_the_most_probable(temperature):
+    # Logits of 8, 9 and 7: divided by the last, all are infinite in float32.
+    decoder, _ = chain([np.exp([8.0, 9.0, 7.0])] * 3)
+    assert draw(decoder, 2, num_tokens=3, temperature=temperature).tolist() == [[1, 1, 1]] * 2
+
+
 def test_temperature_zero_takes_the_most_probable():
     # From 0 to 1 to 2 to 0.
     decoder, _ = chain([[0.3, 0.4, 0.3], [0.3, 0.3, 0.4], [0.4, 0.3, 0.3]])

@@ -338,6 +338,30 @@ def test_an_optimizer_that_wants_the_loss_is_given_its_mean():
         assert float(state.params) == pytest.approx(0.0, abs=1e-5)
 
 
+def test_an_optimizer_that_takes_other_arguments_is_not_given_the_loss():
+    # One along the gradient, that of p^2 / 2 at p: 4 - 4 = 0. It takes no `value`, as optax.contrib.sam does not.
+    takes_none = lambda updates, state, params=None, *, grad_fn=None: (jax.tree.map(jnp.negative, updates), state)
+    optimizer = optax.GradientTransformationExtraArgs(lambda params: (), takes_none)
+    update = updates.step(updates.gradients(lambda p, e, b, k: (Mean(p**2 / 2, 1.0), ({}, e))), optimizer)
+    state, _ = update(updates.init_state(jnp.float32(4.0), {}, optimizer), {}, jax.random.key(0))
+    assert float(state.params) == 0.0
+
+
+@pytest.mark.parametrize("name", ["loss", "skipped"])
+def test_a_metric_with_a_name_that_is_taken_is_refused(name):
+    objective = lambda p, e, b, k: (Mean(p, 1.0), ({name: Mean(p, 1.0)}, e))
+    update = updates.guarded_step(updates.gradients(objective), optax.sgd(0.1))
+    with pytest.raises(ValueError, match=f"metrics: came one called '{name}', which is measured anyway"):
+        update(updates.init_state(jnp.float32(4.0), {}, optax.sgd(0.1)), {}, jax.random.key(0))
+
+
+def test_a_key_in_extra_cannot_be_averaged_over_parts_and_is_named():
+    objective = lambda p, e, b, k: (means.mean(p * b["x"]), ({}, e))
+    gradients = updates.accumulate(updates.gradients(objective), microbatches=2)
+    with pytest.raises(TypeError, match=r"extra: noise\.key is a PRNG key, of which parts of a batch have no"):
+        gradients(1.0, {"noise": {"key": jax.random.key(0)}}, {"x": jnp.ones(4)}, jax.random.key(0))
+
+
 def test_what_is_no_optimizer_is_named():
     for make in (updates.step, updates.guarded_step, lambda *given: updates.init_state({}, {}, given[-1])):
         with pytest.raises(TypeError, match=r"optimizer: came function, .*call it: adam\(\.\.\.\)"):

@@ -8,6 +8,7 @@ from typing import Any
 from jaxkit.cli import tables
 from jaxkit.configs import MISSING
 from jaxkit.errors import UsageError
+from jaxkit.runs import rows
 from jaxkit.runs.text import moment, number, printable
 
 
@@ -86,8 +87,8 @@ def _evaluation(entry: Mapping[str, Any]) -> str:
     if "error" in entry["summary"]:
         return printable(entry["summary"]["error"])
     return ", ".join(
-        printable(f"{split}/{name} {number(value)}")
+        printable(f"{split}/{name} {number(found)}")
         for split, metrics in entry["summary"]["evaluation"].items()
         for name, value in metrics.items()
-        if isinstance(value, int | float)
+        if (found := rows.number(value)) is not None
     )

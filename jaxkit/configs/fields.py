@@ -13,7 +13,9 @@ class _Field(NamedTuple):
 
 
 def _whole(minimum: int) -> _Field:
-    return _Field(f"an int >= {minimum}", lambda value: type(value) is int and value >= minimum)
+    # Steps are counted in int32, on the devices too.
+    fits = lambda value: type(value) is int and minimum <= value < 2**31
+    return _Field(f"an int from {minimum} to 2**31 - 1", fits)
 
 
 def _is_component(value: Any) -> bool:

@@ -11,6 +11,7 @@ from jaxkit import checks
 from jaxkit.backends import BATCH_AXES
 from jaxkit.errors import UsageError
 from jaxkit.parallel.activations import Seen, check_used, checked, usual, within
+from jaxkit.parallel.owning import check_unused, copied
 from jaxkit.parallel.replicated import check_divides, have
 from jaxkit.parallel.rules import by_size, check_spec
 from jaxkit.types import Activations, Indexed, Layout, Rules, State
@@ -90,7 +91,14 @@ def mesh(
             constrained = jax.lax.with_sharding_constraint((state, metrics), (shardings(state), everywhere))
             return constrained
 
-        return jax.jit(placed, donate_argnums=0)
+        program = jax.jit(placed, donate_argnums=0)
+
+        def compiled(state, batch, key):
+            check_unused(state)
+            return program(state, batch, key)
+
+        compiled.lower = program.lower  # type: ignore[attr-defined]
+        return compiled
 
     def compile_evaluate(evaluate):
         def placed(params, extra, batch):
@@ -116,8 +124,7 @@ def mesh(
 
 def _put(x: Any, sharding: NamedSharding) -> Any:
     if jax.process_count() == 1 or isinstance(x, jax.core.Tracer):
-        # A copy of its own: donating it must not delete the source.
-        return jax.device_put(x, sharding, may_alias=False)
+        return jax.device_put(copied(x), sharding)
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         data = _put(jax.random.key_data(x), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))

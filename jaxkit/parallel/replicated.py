@@ -10,6 +10,7 @@ import numpy as np
 from jaxkit import checks, random
 from jaxkit.errors import UsageError
 from jaxkit.means import portion, share
+from jaxkit.parallel.owning import check_unused, own
 from jaxkit.types import Evaluate, Gradients, Indexed, Layout
 
 AXIS = "devices"
@@ -121,6 +122,8 @@ def over_devices(
         programs: dict[Any, Any] = {}
 
         def compiled(*arguments):
+            if donate:
+                check_unused(arguments[0])
             in_axes = tuple(_axes(argument, n == batch_argument) for n, argument in enumerate(arguments))
             if repr(in_axes) not in programs:
                 programs[repr(in_axes)] = jax.pmap(
@@ -141,16 +144,6 @@ def over_devices(
         sums_by=sums_by,
         shardings=lambda tree: jax.tree.map(lambda _: everywhere, tree),
     )
-
-
-def own(state: Any) -> Any:
-    """A copy on the device: donating what `device_put` returned can delete its source too.
-
-    Example:
-        >>> own(jax.numpy.ones(2)).tolist()
-        [1.0, 1.0]
-    """
-    return jax.device_put(state, may_alias=False)
 
 
 def local_devices(number: int | None) -> list[Any]:

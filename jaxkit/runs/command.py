@@ -131,7 +131,8 @@ def run(
     from jaxkit.runs import checkpoints, cursors, directory, memory, programs, results, stopping
 
     fingerprint = configs.fingerprint(config)
-    shown = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}")
+    # A shell leaves the "~" of --workdir=~/runs to the program.
+    shown = Path(workdir or f"runs/{experiment}-{name}-{fingerprint[:8]}").expanduser()
     folder = shown.absolute()  # the same, wherever user code goes
     console = Console(highlight=False, markup=False, quiet=not worker.leads)
     if worker.agrees(_is_finished(folder, config if allow else None)):

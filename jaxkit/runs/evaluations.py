@@ -48,6 +48,19 @@ def read(workdir: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
+def remove(workdir: Path) -> None:
+    """Removes the reports of an end from which a run goes on.
+
+    Raises:
+        OSError: one cannot be removed.
+
+    Example:
+        >>> remove(Path("there_is_no_such_directory"))
+    """
+    for path in (workdir / EVALUATION).glob("*.json"):
+        path.unlink()
+
+
 def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The values of some metrics by the names that the record has for them; lists are left out.
 

@@ -84,7 +84,8 @@ def choose_form(recipe: Recipe, plan: Plan, config: Any) -> Form:
 
 
 def _divisor(number: int, most: int) -> int:
-    return max(k for k in range(1, number + 1) if number % k == 0 and k <= max(most, 1))
+    # Of few candidates: the number may be as large as "never" is written.
+    return max(k for k in range(1, min(number, max(most, 1)) + 1) if number % k == 0)
 
 
 def feed(

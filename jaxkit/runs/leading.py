@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from jaxkit import configs
+from jaxkit.errors import UsageError
 from jaxkit.runs import (
     assets,
     digest,
@@ -17,6 +18,7 @@ from jaxkit.runs import (
     process,
     progress,
     provenance,
+    rows,
     tracking,
 )
 from jaxkit.runs.peers import OK, TRY_AGAIN
@@ -114,16 +116,24 @@ def begin(
     `missing` are the assets that are not there yet.
 
     Raises:
+        UsageError: nothing is left to be done, and nothing says how the run ended.
         Busy: it is no longer this process's.
         OSError: it cannot be written.
     """
     # Two that began in the same moment have both written their names by now.
     claim.check()
+    if step == config.num_steps and all(row["step"] < step for row in rows.read(folder / directory.METRICS)):
+        raise UsageError(
+            f"config.num_steps: came {step}, where the run in {folder} was stopped between two rows of its record;"
+            f" wanted more steps, if only {step + 1}, so that there is a last row"
+        )
     if claim.changed:
         change_config(folder, config, after_step=step)
     assets.keep(missing)
-    # What an earlier end said of the parameters is no longer so.
+    # What an earlier end said of the parameters is no longer so, and what they came to stands in the record.
     directory.set_status(folder, status="running", params_sha256=None)
+    if step < config.num_steps:
+        evaluations.remove(folder)
 
 
 def change_config(workdir: Path, config: configs.Frozen, *, after_step: int) -> None:

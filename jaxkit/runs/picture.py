@@ -50,7 +50,8 @@ def _curves(axes: Any, rows: Sequence[Mapping[str, Any]], name: str) -> None:
     axes.set_ylabel(name)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    if axes.lines:
+        axes.legend(frameon=False, fontsize=8)
 
 
 def _mistakes(figure: Any, batch: Mapping[str, Any], probabilities: np.ndarray) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit.runs import assets, directory
+from jaxkit.runs import rows as recorded
 from jaxkit.runs.peers import FAILED
 from jaxkit.runs.stopping import Diverged
 
@@ -27,8 +28,8 @@ def show(console: Any, folder: Path, shown: Path) -> None:
         for name, value in found["evaluation"][split].items():
             parts = value.items() if isinstance(value, dict) else [("", value)]
             for part, number in parts:
-                if isinstance(number, int | float):
-                    rows.setdefault(f"{name} {part}".strip(), {})[split] = number
+                if (value := recorded.number(number)) is not None:  # "nan" is the number that nobody should miss
+                    rows.setdefault(f"{name} {part}".strip(), {})[split] = value
     for name, values in rows.items():
         table.add_row(name, *(f"{values[split]:.4f}" if split in values else "" for split in splits))
     table.add_section()

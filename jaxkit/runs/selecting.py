@@ -10,7 +10,7 @@ from jaxkit.configs import MISSING
 from jaxkit.errors import UsageError, did_you_mean
 from jaxkit.runs import rows
 
-_CONDITION = re.compile(r"\s*(.+?)\s*(>=|<=|!=|=|>|<|~)\s*(.*?)\s*")
+_CONDITION = re.compile(r"\s*(.+?)\s*(>=|<=|!=|==|=|>|<|~)\s*(.*?)\s*")
 _SUMMARY = ("experiment", "status", "step", "num_steps", "fingerprint", "digest", "params_sha256", "error")
 _NAMES = ("run", *_SUMMARY, "commit", "updated")
 
@@ -36,7 +36,10 @@ def condition(text: str) -> Condition:
     found = _CONDITION.fullmatch(text)
     if not found:
         raise UsageError(f"--where: came {text!r}, wanted NAME, one of = != > >= < <= ~, and a value")
-    made = Condition(*found.groups())
+    name, operator, value = found.groups()
+    made = Condition(name, "=" if operator == "==" else operator, value)
+    if operator != "~" and value[:1] in tuple("=<>~"):
+        raise UsageError(f"--where: came {text!r}, wanted one of = != > >= < <= ~ before the value")
     if made.operator[0] in "<>" and not _is_number(made.text):
         raise UsageError(f"--where: came {text!r}, wanted a number behind {made.operator!r}, not {made.text!r}")
     if made.operator == "~":

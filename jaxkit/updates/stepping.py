@@ -1,5 +1,6 @@
 """From summed gradients to an update: divide once, apply the optimizer once."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -70,6 +71,7 @@ def guarded_step(gradients: Gradients, optimizer: optax.GradientTransformation) 
         new = _apply(optimizer, state, mean, extra, metrics)
         kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, state)
         metrics = jax.tree.map(lambda x: jnp.where(good, x, jnp.zeros_like(x)), metrics)
+        contracts.unmeasured("skipped", metrics)
         skipped = Mean(1.0 - good.astype(jnp.float32), jnp.float32(1))
         return kept._replace(step=new.step), {**metrics, "skipped": skipped}
 
@@ -86,8 +88,10 @@ def _apply(
     optimizer: optax.GradientTransformation, state: State, mean: Params, extra: Any, metrics: Metrics
 ) -> State:
     # Some of optax want the loss as well: polyak_sgd, contrib.reduce_on_plateau.
-    more = {"value": metrics["loss"].compute()} if "loss" in metrics else {}
     update = optax.with_extra_args_support(optimizer).update
+    takes = inspect.signature(update).parameters.values()
+    wanted = any(parameter.name == "value" or parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
+    more = {"value": metrics["loss"].compute()} if wanted and "loss" in metrics else {}
     updates, opt_state = update(mean, state.opt_state, state.params, **more)
     return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, extra)
 

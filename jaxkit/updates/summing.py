@@ -48,6 +48,7 @@ def gradients(objective: Objective) -> Gradients:
 
     def summed(params, extra, batch, key):
         (_, ((loss, metrics), extra)), grads = jax.value_and_grad(total, has_aux=True)(params, extra, batch, key)
+        contracts.unmeasured("loss", metrics)
         return Mean(grads, loss.count), {"loss": loss, **metrics}, extra
 
     return summed

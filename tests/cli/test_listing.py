@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxkit.cli import listing
 from jaxkit.runs import selecting
 
 
@@ -16,6 +17,7 @@ from jaxkit.runs import selecting
     [
         ([], ["a", "c", "group/b"]),
         (["status=finished"], ["a", "group/b"]),
+        (["status == finished"], ["a", "group/b"]),
         (["status!=finished"], ["c"]),
         (["config.optimizer.learning_rate>1e-2"], ["group/b"]),
         (["test/accuracy>=0.95", "config.seed<2"], ["a"]),
@@ -28,6 +30,11 @@ def test_filters(three, asked, conditions, names):
     flags = [flag for condition in conditions for flag in ("--where", condition)]
     found = asked("runs", three, *flags)
     assert [str(Path(row["run"]).relative_to(three)) for row in found] == names
+
+
+def test_nan_is_listed_as_it_is():
+    summary = {"evaluation": {"test": {"accuracy": "nan", "loss": 0.5, "per_class": [1]}}}
+    assert listing._evaluation({"summary": summary}) == "test/accuracy nan, test/loss 0.5"
 
 
 def test_sorting_and_columns(three, command, asked):
@@ -63,6 +70,7 @@ def test_what_is_missing_or_nan_is_sorted_last_either_way():
         (["--columns=config.optimizer.learning_rat"], "did you mean 'config.optimizer.learning_rate'?"),
         (["--where", "status"], "wanted NAME, one of"),
         (["--where", "step>many"], "wanted a number behind '>'"),
+        (["--where", "step=>5"], "came 'step=>5', wanted one of = != > >= < <= ~ before the value"),
         (["--where", "run~("], "is no regular expression"),
         (["--limit=0"], "wanted at least 1"),
     ],

@@ -260,6 +260,12 @@ def test_a_split_that_is_not_there(prepared, split):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("split", ["train[:0]", "test[:0%]", "train[90%:10%]"])
+def test_a_part_without_examples_is_said_to_be_one(prepared, split):
+    with pytest.raises(errors.UsageError, match=r"^digits/.*: came no examples, wanted at least one$"):
+        data.digits(split=split, data_dir=prepared.directory).open()
+
+
 def test_an_unknown_name_gets_the_nearest(tmp_path):
     with pytest.raises(errors.UsageError, match="did you mean 'mnist'") as caught:
         data.tfds(name="mnsit", split="train", data_dir=tmp_path)

@@ -135,7 +135,10 @@ MISTAKES = {
         "config.steps_per_call: came 0, wanted an int >= 1, or None to choose",
     ),
     "half a step a call": ([*SMALL, "--config.steps_per_call=0.5"], "config.steps_per_call: came 0.5"),
-    "negative steps": ([*SMALL, "--config.num_steps=-1"], "config.num_steps: came -1, wanted an int >= 1"),
+    "negative steps": (
+        [*SMALL, "--config.num_steps=-1"],
+        "config.num_steps: came -1, wanted an int from 1 to",
+    ),
 }
 
 

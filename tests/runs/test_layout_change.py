@@ -6,7 +6,7 @@ import pytest
 
 from jaxkit import configs
 from jaxkit.errors import UsageError
-from jaxkit.runs import command, digest, directory, files, flags, record
+from jaxkit.runs import command, digest, directory, evaluations, files, flags, loop, record
 from tests.runs import test_loop
 
 LAYOUTS = {
@@ -39,6 +39,24 @@ def test_each_layout_goes_on_from_the_one_before(tmp_path):
     assert len({start["fingerprint"] for start in [noted, *noted["resumed"]]}) == 5
     assert [change["after_step"] for change in noted["config_changes"]] == [10, 20, 30, 40]
     assert ["num_steps", "10", "20"] in noted["config_changes"][0]["changed"]
+
+
+def test_a_run_that_goes_on_after_its_end_shows_no_evaluation_of_that_end(tmp_path):
+    assert run(tmp_path / "run", num_steps=10) == command.OK
+    assert evaluations.read(tmp_path / "run")["test"]["step"] == 10
+    whole, asked = loop.train, iter([False, False, True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train", lambda *a, **k: whole(*a, **{**k, "stopped": lambda: next(asked)}))
+        assert run(tmp_path / "run", num_steps=100) == command.TRY_AGAIN
+    assert evaluations.read(tmp_path / "run") == {}
+    # Between two rows of the record it cannot end; at one step more it can.
+    stands = directory.summary(tmp_path / "run")["step"]
+    before = (tmp_path / "run" / directory.CONFIG).read_bytes()
+    with pytest.raises(UsageError, match=rf"config\.num_steps: came {stands}, .*if only {stands + 1}, so that"):
+        run(tmp_path / "run", num_steps=stands)
+    assert (tmp_path / "run" / directory.CONFIG).read_bytes() == before
+    assert run(tmp_path / "run", num_steps=stands + 1) == command.OK
+    assert record.read(tmp_path / "run" / directory.METRICS)[-1]["step"] == stands + 1
 
 
 def test_only_what_is_allowed_may_change(tmp_path):

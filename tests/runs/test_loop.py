@@ -331,7 +331,13 @@ def test_the_calls_of_a_resumed_run_end_where_those_of_a_whole_one_do():
 
 @pytest.mark.parametrize(
     ("changes", "steps"),
-    [({}, 5), ({"log_every": 7}, 10), ({"log_every": 4, "eval_every": 8, "checkpoint_every": 12}, 4)],
+    [
+        ({}, 5),
+        ({"log_every": 7}, 10),
+        ({"log_every": 4, "eval_every": 8, "checkpoint_every": 12}, 4),
+        # As "never" is written.
+        ({"eval_every": 10**9, "checkpoint_every": 10**9}, 200),
+    ],
 )
 def test_a_call_never_overshoots_an_interval(changes, steps):
     from jaxkit.recipe import plan
