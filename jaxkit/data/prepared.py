@@ -181,18 +181,16 @@ def records(builder: Any, split: str, *, where: str) -> Sequence[Mapping[str, An
     """
     try:
         found = builder.as_data_source(split=split)
-        if not len(found):
-            raise ValueError("0 length")
+        size = len(found)
     except NotImplementedError as error:
-        raise errors.UsageError(
-            f"{where}: in {builder.data_dir} it is prepared as {builder.info.file_format}, which has no "
-            "random access: choose another data_dir, or move that directory away"
-        ) from error
+        said = f"in {builder.data_dir} it is prepared as {builder.info.file_format}, which has no random access"
+        raise errors.UsageError(f"{where}: {said}: choose another data_dir, or move that directory away") from error
     except ValueError as error:
-        # Of a part without examples tfds speaks of paths and lengths.
-        nothing = "0 length" in str(error) or "__len__" in str(error)
-        said = "came no examples, wanted at least one" if nothing else str(error).splitlines()[0]
-        raise errors.UsageError(f"{where}: {said}") from error
+        size = 0  # and said below, where tfds speaks of paths and lengths
+        if "0 length" not in str(error) and "__len__" not in str(error):
+            raise errors.UsageError(f"{where}: {str(error).splitlines()[0]}") from error
+    if not size:
+        raise errors.UsageError(f"{where}: came no examples, wanted at least one")
     return found
 
 
