@@ -17,8 +17,7 @@ from jaxkit import checks, errors, homes
 from jaxkit.data import cache, locations, manifests, preparing, schema, sources
 from jaxkit.types import Examples, Field, Source
 
-# A part of the key of what is cached, so it must be known without importing the builder.
-DIGITS_VERSION = "1.0.0"
+DIGITS_VERSION = "1.0.0"  # a part of the cache's key, so it must be known without importing the builder
 _CHUNK = 1024  # examples decoded at a time
 
 
@@ -183,10 +182,10 @@ def records(builder: Any, split: str, *, where: str) -> Sequence[Mapping[str, An
         found = builder.as_data_source(split=split)
         size = len(found)
     except NotImplementedError as error:
-        said = f"in {builder.data_dir} it is prepared as {builder.info.file_format}, which has no random access"
-        raise errors.UsageError(f"{where}: {said}: choose another data_dir, or move that directory away") from error
+        said = f"{builder.data_dir} has it as {builder.info.file_format}, which has no random access"
+        raise errors.UsageError(f"{where}: {said}: take another data_dir, or move that one away") from error
     except ValueError as error:
-        size = 0  # and said below, where tfds speaks of paths and lengths
+        size = 0  # said below; tfds speaks of paths and lengths
         if "0 length" not in str(error) and "__len__" not in str(error):
             raise errors.UsageError(f"{where}: {str(error).splitlines()[0]}") from error
     if not size:

@@ -323,7 +323,7 @@ def test_a_format_without_random_access_says_so(tmp_path, monkeypatch):
         raise NotImplementedError("Random access data source for file format tfrecord is not supported.")
 
     monkeypatch.setattr(JaxkitMixed, "as_data_source", refuse, raising=False)
-    with pytest.raises(errors.UsageError, match="no random access: choose another data_dir"):
+    with pytest.raises(errors.UsageError, match="no random access: take another data_dir"):
         data.tfds(data_dir=tmp_path, **MIXED).open()
 
 
