@@ -154,7 +154,7 @@ LAYOUTS = {
 def test_a_state_has_memory_of_its_own(name):
     layout = LAYOUTS[name]()
     # Where a block of memory begins a CPU takes it as it is.
-    memory = np.zeros(1032, np.float32)
+    memory = np.zeros(1040, np.float32)
     numbers = memory[(-memory.ctypes.data % 64) // 4 :][:1024]
     here = jnp.ones(8)
     optimizer = optax.sgd(0.5)
