@@ -60,6 +60,7 @@ bench: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy.py
 	$(BIN)/python benchmarks/feed.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/compiling.py
 	$(BIN)/python benchmarks/short_runs.py
 	$(BIN)/python benchmarks/listing.py
 	$(BIN)/python benchmarks/growth.py
