@@ -168,5 +168,11 @@ def test_a_state_has_memory_of_its_own(name):
     np.testing.assert_array_equal(new.params["b"], np.full(1024, -0.5))
     np.testing.assert_array_equal(here, np.ones(8))
     np.testing.assert_array_equal(numbers, np.full(1024, 7))
-    with pytest.raises(ValueError, match=r"state: was given to an update already|Invalid buffer passed"):
+    # On one device jax says so itself, on several it ends the process.
+    said = (
+        "Invalid buffer passed|Array has been deleted"
+        if name == "jit"
+        else "^state: was given to an update already"
+    )
+    with pytest.raises((ValueError, RuntimeError), match=said):
         update(state, batch, jax.random.key(0))
