@@ -38,7 +38,7 @@ def condition(text: str) -> Condition:
         raise UsageError(f"--where: came {text!r}, wanted NAME, one of = != > >= < <= ~, and a value")
     name, operator, value = found.groups()
     made = Condition(name, "=" if operator == "==" else operator, value)
-    if operator != "~" and value[:1] in tuple("=<>~"):
+    if operator != "~" and value[:1] in tuple("=<>"):
         raise UsageError(f"--where: came {text!r}, wanted one of = != > >= < <= ~ before the value")
     if made.operator[0] in "<>" and not _is_number(made.text):
         raise UsageError(f"--where: came {text!r}, wanted a number behind {made.operator!r}, not {made.text!r}")
