@@ -74,6 +74,14 @@ def test_only_what_is_allowed_may_change(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_workdir_may_be_below_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run("~/run", num_steps=10) == command.OK
+    assert directory.is_run(tmp_path / "run")
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_path_that_only_the_old_or_the_new_config_has_may_be_allowed(tmp_path):
     old = test_loop.config(model=MODEL)
     new = configs.freeze({**old, "model": {**MODEL, "dropout": 0.0}})
