@@ -1,4 +1,4 @@
-"""What no library can pass: the products of a step, and nothing else, at the speed of one large product.
+"""What hardly a library can pass: the products of a step alone, at the speed of one large product of XLA's.
 
 As many floating point operations as the products (and convolutions) of a step have, forward and backward, spent in
 products of square matrices of a size at which no cache set is fought over.
@@ -39,7 +39,6 @@ def main():
         dtype=x.dtype,
         imports=imports,
         packages=("jax",),
-        notes={"flops": flops},
     )
     while True:
         for _ in range(round(steps * flops / (2 * SIZE**3))):
