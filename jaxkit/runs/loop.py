@@ -92,10 +92,8 @@ def train(
     update, calls = feeding.feed(watched, config, examples["train"], form, saved_at)
     update = layout.compile(update)
     first = next(calls, None)
-    # The two programs of a start take a core each.
-    compiled = process.in_background(lambda: _compile(update, layout, plan.state, first))
-    state, key, interval = begin(recipe, config, plan, saved)
-    compiled()
+    compiles = lambda: _compile(update, layout, plan.state, first)
+    state, key, interval = begin(recipe, config, plan, saved, meanwhile=compiles)
     calls = itertools.chain([first] if first is not None else [], calls)
     limit = feeding.limiter()
     evaluate = feeding.evaluator(watched, config, examples, limit, lambda on: guard.arm("evaluate", on))
@@ -196,23 +194,39 @@ def _restore(
     return (0, None) if saved is None else saved
 
 
-def begin(recipe: Recipe, config: Any, plan: Plan, saved: dict[str, Any] | None) -> tuple[State, Key, Metrics]:
-    """What to go on from: the state and the updates' key, on the devices; the metrics of the interval."""
+def begin(
+    recipe: Recipe,
+    config: Any,
+    plan: Plan,
+    saved: dict[str, Any] | None,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[State, Key, Metrics]:
+    """What to go on from: the state and the updates' key, on the devices; the metrics of the interval.
+
+    `meanwhile` is done while the program that makes them is compiled: that one is the sooner lowered, and another
+    core has work while the update is.
+    """
     put_state, shardings = recipe.layout.put_state, recipe.layout.shardings
     key_of = lambda seed, name: random.named(jax.random.key(seed), name)
-    seed = np.uint32(config.seed)
-    if saved is not None:
-        key = put_state(jax.jit(lambda seed: key_of(seed, "update"))(seed))
-        # Many processes have read each its part, and put it where it belongs.
-        there = isinstance(saved["state"].step, jax.Array)
-        return saved["state"] if there else put_state(saved["state"]), key, saved["interval"]
     # One program for all of it: op by op it takes longer than compiling the update.
-    start = lambda seed: (recipe.init(key_of(seed, "init")), key_of(seed, "update"))
-    if shardings is None:
-        return *put_state(jax.jit(start)(seed)), ledger.no_metrics(plan)
-    # Made where it belongs: no device need hold all of it.
-    shapes = (plan.state, jax.eval_shape(start, seed)[1])
-    return *jax.jit(start, out_shardings=tuple(map(shardings, shapes)))(seed), ledger.no_metrics(plan)
+    state_of = lambda seed: recipe.init(key_of(seed, "init")) if saved is None else None
+    start = lambda seed: (state_of(seed), key_of(seed, "update"))
+    seed = np.uint32(config.seed)
+    # Made where it belongs: no device need hold all of it, and no memory is anybody else's.
+    placed = tuple(map(shardings, jax.eval_shape(start, seed))) if shardings is not None else None
+    lowered = jax.jit(start, out_shardings=placed).lower(seed)
+    program = process.in_background(lowered.compile)
+    try:
+        meanwhile()
+    finally:
+        made = program()  # whatever happens: Python cannot leave while XLA compiles
+    state, key = made(seed)
+    if saved is None:
+        return state, key, ledger.no_metrics(plan)
+    # Many processes have read each its part, and put it where it belongs.
+    there = isinstance(saved["state"].step, jax.Array)
+    return saved["state"] if there else put_state(saved["state"]), key, saved["interval"]
 
 
 def _compile(update: Any, layout: Layout, state: State, call: tuple[int, Any] | None) -> None:

@@ -10,12 +10,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any, TextIO, TypeVar
 
 from jaxkit.errors import UsageError
 from jaxkit.runs.peers import TRY_AGAIN
 
 STOP_SECONDS = "JAXKIT_STOP_SECONDS"
+
+Result = TypeVar("Result")
 
 
 def keep_to_itself(file: IO[Any]) -> None:
@@ -118,23 +120,25 @@ def _give_up(seconds: float) -> None:
     os._exit(TRY_AGAIN)
 
 
-def in_background(function: Callable[[], None]) -> Callable[[], None]:
-    """Starts a function on a thread; what is returned waits for it, and raises what it raised."""
+def in_background(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Starts a function on a thread; what is returned waits for it, and returns or raises what it did."""
+    results: list[Result] = []
     errors: list[BaseException] = []
 
     def guarded() -> None:
         try:
-            function()
+            results.append(function())
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=guarded, daemon=True)
     thread.start()
 
-    def wait() -> None:
+    def wait() -> Result:
         thread.join()
         if errors:
             raise errors[0]
+        return results[0]
 
     return wait
 
