@@ -26,13 +26,40 @@ def fold(tree: Any) -> jax.Array:
     total = jnp.uint32(0)
     for leaf in jax.tree.leaves(tree):
         bits = _whole(leaf)
-        bits = jax.lax.bitcast_convert_type(bits, _UNSIGNED[bits.dtype.itemsize]).reshape(-1)
-        # Place and bits are mixed before they are summed: a plain weighted sum is blind to some exchanges.
-        mixed = bits.astype(jnp.uint32) ^ (jnp.arange(bits.size, dtype=jnp.uint32) * jnp.uint32(2654435761))
-        mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(2246822507)
-        mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(3266489909)
-        total = total * jnp.uint32(16777619) + jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
+        bits = jax.lax.bitcast_convert_type(bits, _UNSIGNED[bits.dtype.itemsize]).astype(jnp.uint32)
+        mixed = _mixed(_gathered(jnp.atleast_1d(bits)))
+        total = total * jnp.uint32(16777619) + jnp.sum(mixed, dtype=jnp.uint32)
     return total
+
+
+def _gathered(bits: jax.Array) -> jax.Array:
+    """Rows summed in groups, each turned by other bits than its neighbours, so that few numbers are left to mix.
+
+    What is mixed, XLA writes to memory before it is summed; an axis of so few it sums while it reads. No axis is
+    merged with another, which would move what is split over devices.
+    """
+    if bits.ndim == 1:
+        return bits
+    *before, rows, last = bits.shape
+    count = max(number for number in range(1, 32) if rows % number == 0)
+    groups = bits.reshape(*before, rows // count, count, last)
+    place = jax.lax.broadcasted_iota(jnp.uint32, (*[1] * len(before), 1, count, 1), groups.ndim - 2)
+    # Zeros and ones throughout stay what they are, however they are turned.
+    groups ^= place * jnp.uint32(2654435761)
+    turn = 1 + place * jnp.uint32(32 // count if count > 1 else 0)
+    return jnp.sum((groups << turn) | (groups >> (32 - turn)), axis=-2, dtype=jnp.uint32)
+
+
+def _mixed(bits: jax.Array) -> jax.Array:
+    """Each number mixed with its place, and in itself: a plain weighted sum is blind to some exchanges."""
+    place, stride = jnp.uint32(0), 1
+    for axis in reversed(range(bits.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= bits.shape[axis]
+    mixed = bits ^ (place * jnp.uint32(2654435761))
+    mixed = (mixed ^ (mixed >> 16)) * jnp.uint32(2246822507)
+    mixed = (mixed ^ (mixed >> 13)) * jnp.uint32(3266489909)
+    return mixed ^ (mixed >> 16)
 
 
 def _whole(leaf: jax.Array) -> jax.Array:

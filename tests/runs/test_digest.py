@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -46,6 +47,27 @@ def test_every_single_bit_counts():
             flipped[place] ^= np.uint32(1) << np.uint32(bit)
             folds.add(int(digest.fold(jnp.asarray(flipped))))
     assert len(folds) == 1 + 8 * 32
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (7,), (1, 9), (16, 5), (257, 3), (3, 3, 62, 4), (2, 1, 31, 1)])
+def test_of_any_shape_every_value_and_every_exchange_counts(shape):
+    size = int(np.prod(shape))
+    # Zeros and ones throughout are what no turn of the bits changes.
+    for low, high in ((0, -1), (0, 1), (1, 2), (0, -(2**31))):
+        folds = {int(digest.fold(jnp.full(shape, low, jnp.int32)))}
+        places = np.unique(np.linspace(0, size - 1, min(size, 40)).astype(int)) if size else []
+        for place in places:
+            array = np.full(size, low, np.int32)
+            array[place] = high
+            folds.add(int(digest.fold(jnp.asarray(array.reshape(shape)))))
+        assert len(folds) == 1 + len(places)
+
+
+def test_the_fold_of_a_matrix_needs_little_memory():
+    """A run folds its parameters while it holds all that an update needs."""
+    matrix = jax.ShapeDtypeStruct((512, 512), jnp.float32)
+    compiled = jax.jit(digest.fold).lower(matrix).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 512 * 512 * 4 / 10
 
 
 def test_the_chain_depends_on_all_before():
