@@ -1,11 +1,11 @@
 """What it costs that a run can be trusted, part by part; each part is a function, and has a table.
 
-    python benchmarks/trust.py [rows] [digests] [steps]
+    python benchmarks/trust.py [rows] [digests] [recording] [writers]
 
 Rows: what a recorded row takes of the thread that trains, with no writer and with all of them at once. Digests:
-the fold of all parameters of a small GPT against its step. Steps: the steps/s of the digits MLP with every step
-recorded, and so without folds, against none, and of the digits CNN with all writers against none, over before
-their process starts: what that takes comes after the end, and is printed. Rounds are interleaved, nothing is
+the fold of all parameters of a small GPT against its step. Recording: the steps/s of the digits MLP with every step
+recorded, and so without folds, against none. Writers: those of the digits CNN with all writers against none, over
+before their process starts: what that takes comes after the end, and is printed. Rounds are interleaved, nothing is
 pinned: the process that serves the writers is where the system puts it. What checkpoints cost is checkpoints.py.
 """
 
@@ -125,11 +125,13 @@ def clock() -> float:
     return elapsed / 1_000
 
 
-def interleaved(title: str, unit: str, cases: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-    """Rounds of all cases, one after the other; prints medians and paired ratios to the first."""
+def interleaved(
+    title: str, unit: str, cases: dict[str, Callable[[], float]], rounds: int = ROUNDS
+) -> dict[str, list[float]]:
+    """Rounds of all cases, in turn from the first and from the last; prints medians and paired ratios to the first."""
     times: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(ROUNDS):
-        for name, case in cases.items():
+    for number in range(rounds):
+        for name, case in list(cases.items())[:: -1 if number % 2 else 1]:
             times[name].append(case())
     measure.table(title, times, unit, next(iter(cases)))
     sys.stdout.flush()
@@ -186,21 +188,26 @@ def digest_costs() -> None:
     print(f"  {share:.2%} of a step", flush=True)
 
 
-def step_costs() -> None:
-    """What recording and writers take of the steps of a run."""
-    steps = {"num_steps": 5_000, "eval_every": 5_000, "checkpoint_every": 5_000}
+def recording_costs() -> None:
+    """What it takes of the steps of a run that each is recorded."""
+    steps = {"num_steps": 2_000, "eval_every": 2_000, "checkpoint_every": 2_000}
     times = interleaved(
-        "digits MLP, 5,000 steps a round",
+        "digits MLP, 2,000 steps a round",
         "us/step",
         {
-            "no step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=5_000)),
+            "no step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=2_000)),
             "every step recorded": lambda: microseconds_a_step(digits("mlp", **steps, log_every=1)),
             "the same without folds": lambda: without_folds(
                 lambda: microseconds_a_step(digits("mlp", **steps, log_every=1))
             ),
         },
+        rounds=20,
     )
     lost(times)
+
+
+def writer_costs() -> None:
+    """What writers take of the steps of a run."""
     times = interleaved(
         "digits CNN, 1,000 steps a round, as its config is",
         "us/step",
@@ -229,7 +236,7 @@ def lost(times: dict[str, list[float]]) -> None:
         print(f"  {name}: loses {1 - ratio:.2%} of the steps/s", flush=True)
 
 
-PARTS = {"rows": row_costs, "digests": digest_costs, "steps": step_costs}
+PARTS = {"rows": row_costs, "digests": digest_costs, "recording": recording_costs, "writers": writer_costs}
 
 
 def main(names: list[str]) -> None:

@@ -53,6 +53,7 @@ def ledger(
 
     `wrong` judges each loss, as `stopping.judge` makes it.
     """
+    log_every, num_steps = config.log_every, config.num_steps
     evaluations: dict[str, Metrics] = {}
     warned: list[int] = []
     # Which row says that the run must end, and why.
@@ -111,7 +112,7 @@ def ledger(
         leaves, tree = jax.tree.flatten(on_host(steps.metrics))
         folds = np.asarray(steps.parameters).tolist()
         numbers = range(steps.start + 1, steps.start + len(folds) + 1)
-        last_of = [n for n, step in enumerate(numbers) if step % config.log_every == 0 and step < end]
+        last_of = [n for n, step in enumerate(numbers) if step % log_every == 0 and step < end]
         sums = [np.add.reduceat(leaf, [0, *(n + 1 for n in last_of)], axis=0) for leaf in leaves]
         for total, before in zip(sums, jax.tree.leaves(interval)):
             total[0] += before
@@ -136,7 +137,7 @@ def ledger(
             else:
                 interval = add(interval, on_host(part))
         values: dict[str, Any] = {}
-        trained, logs = record.values(interval), step % config.log_every == 0 or step == config.num_steps
+        trained, logs = record.values(interval), step % log_every == 0 or step == num_steps
         # Also of an interval that goes on: what is wrong must not be saved.
         judge(step, trained, logs)
         if logs:
