@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import math
 import signal
 import sys
@@ -56,10 +57,11 @@ def reproduce(
     Raises:
         UsageError: it cannot be run again: no run, no provenance, another config or other data than recorded.
     """
-    noted, config, upto = _checked(run, steps, keep, allow)
+    noted, pieces, upto = _checked(run, steps, keep, allow)
     patch = _patch(run)
     with process.asked_to_stop(), worktrees.room() as top, contextlib.ExitStack() as stack:
         code, notes = _code(stack, run, noted, patch, top)
+        notes += _said_of(pieces, noted)
         experiment = _experiment(noted, code)
         environment = environments.recorded(noted, code)
         found = environments.differences(noted, environments.here(environment, top))
@@ -67,11 +69,15 @@ def reproduce(
         for line in (runs_what, *notes, *(f"environment: {line}" for line in found)):
             say(line)
         copy = keep or top / "run"
-        _prepare(copy, config, noted)
-        (top / "config.py").write_text(_as_python(config), encoding="utf-8")
-        flags = [f"--config={top / 'config.py'}", f"--workdir={copy.absolute()}"]
+        _prepare(copy, pieces[0], noted)
         where = code / noted.get("git", {}).get("directory", "")
-        _run([sys.executable, str(experiment), *flags], copy, where, environment, top, until=upto)
+        for before, config in zip([pieces[0], *pieces], pieces):
+            if upto is not None and aiming.recorded(copy / directory.METRICS) >= upto:
+                break
+            (top / "config.py").write_text(_as_python(config), encoding="utf-8")
+            flags = [f"--config={top / 'config.py'}", f"--workdir={copy.absolute()}"]
+            flags += [f"--allow-config-change={path}" for path, *_ in configs.differences(before, config)]
+            _run([sys.executable, str(experiment), *flags], copy, where, environment, top, until=upto)
         comparison = comparing.compare(run, copy, upto=upto)
     return Reproduction(runs_what, tuple(found), tuple(notes), comparison, verdict(comparison))
 
@@ -90,21 +96,23 @@ def verdict(comparison: comparing.Comparison, tolerance: float = TOLERANCE) -> s
 
 def _checked(
     run: Path, steps: int | None, keep: Path | None, allow: Sequence[str]
-) -> tuple[dict[str, Any], configs.Frozen, int | None]:
-    """The provenance, the config and the last step to compare, after a look that they belong together."""
+) -> tuple[dict[str, Any], list[configs.Frozen], int | None]:
+    """The provenance, the configs to run and the last step to compare, after a look that they belong together."""
     config = directory.read_config(run)
     noted = provenance.read(run)
     if "command" not in noted:
         raise UsageError(f"{run}: has no {directory.PROVENANCE} that says what was run; it cannot be run again")
-    fingerprint = [noted, *noted.get("resumed", [])][-1].get("fingerprint")
+    fingerprint = _starts(noted)[-1].get("fingerprint")
     if fingerprint != configs.fingerprint(config):
         raise UsageError(
             f"{run / directory.CONFIG}: is not the config that the run was run with: fingerprint recorded"
             f" {str(fingerprint)[:12]}, found {configs.fingerprint(config)[:12]}; restore the file"
         )
+    pieces = [*_ran_before(run, noted), config]
     # What was sent to trackers is not sent to them again; it is no part of the numbers.
-    config = configs.replace(config, {"writers": ()})
-    configs.check_calls(config, allow=(*configs.ALLOWED, *allow))
+    pieces = [configs.replace(piece, {"writers": ()}) for piece in pieces]
+    for piece in pieces:
+        configs.check_calls(piece, allow=(*configs.ALLOWED, *allow))
     recorded = [row["step"] for row in record.read(run / directory.METRICS)]
     for saved in checkpoints.steps(run / directory.CHECKPOINTS)[-1:]:
         # What is compared with must be what the run has written.
@@ -117,8 +125,44 @@ def _checked(
     if keep is not None and keep.exists():
         raise UsageError(f"--keep: {keep} is there already; choose another")
     if steps is None and directory.status(run)["status"] == "finished":
-        return noted, config, None
-    return noted, config, next((step for step in recorded if step >= (steps or math.inf)), recorded[-1])
+        return noted, pieces, None
+    return noted, pieces, next((step for step in recorded if step >= (steps or math.inf)), recorded[-1])
+
+
+def _ran_before(run: Path, noted: Mapping[str, Any]) -> list[configs.Frozen]:
+    """The configs that a run had before its last, each run to its end; none where one was changed on the way.
+
+    The end of a run has a row of its own, so that one that was made longer is run again in the same pieces.
+    """
+    found: list[configs.Frozen] = []
+    for change in files.parts(noted, "config_changes"):
+        # A run that was not saved yet began with the next one.
+        if change.get("after_step") == 0:
+            continue
+        before = configs.from_json(json.dumps(change.get("before", {})))
+        if before.get("num_steps") != change.get("after_step"):
+            return []
+        if configs.fingerprint(before) not in [start.get("fingerprint") for start in _starts(noted)]:
+            raise UsageError(
+                f"{run / directory.PROVENANCE}: config_changes: before step {change['after_step']} stands a config"
+                " that the run was never started with; restore the file"
+            )
+        found.append(before)
+    return found
+
+
+def _said_of(pieces: Sequence[configs.Frozen], noted: Mapping[str, Any]) -> list[str]:
+    """How a run is run again whose config was changed."""
+    if len(pieces) > 1:
+        ends = ", ".join(str(piece.num_steps) for piece in pieces[:-1])
+        return [f"config: the run had come to its end at step {ends} and was made longer; it is run in these pieces"]
+    if any(change.get("after_step") for change in files.parts(noted, "config_changes")):
+        return ["config: it was changed while the run was under way; the last one is run from the start"]
+    return []
+
+
+def _starts(noted: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [noted, *noted.get("resumed", [])]
 
 
 def _patch(run: Path) -> bytes:
@@ -144,8 +188,6 @@ def _code(
     for number, resumed in enumerate(noted.get("resumed", []), 1):
         if resumed.get("git", {}).get("commit") != commit or resumed.get("patch") != noted.get("patch"):
             notes.append(f"code: start {number + 1} of the run was made with other code; that of the first is run")
-    if noted.get("config_changes"):
-        notes.append("config: it was changed while the run was under way; the last one is run from the start")
     return code, notes
 
 

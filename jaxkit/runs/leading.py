@@ -1,6 +1,7 @@
 """The part of a run's process that writes and prints: what it leaves in the directory, from start to end."""
 
 import contextlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -148,6 +149,11 @@ def change_config(workdir: Path, config: configs.Frozen, *, after_step: int) -> 
     if noted and noted[-1].get("fingerprint", configs.fingerprint(before)) != configs.fingerprint(before):
         noted = noted[:-1]
     changed = [list(map(str, (p, repr(a), repr(b)))) for p, a, b in configs.differences(before, config)]
-    new = {"after_step": after_step, "changed": changed, "fingerprint": configs.fingerprint(config)}
+    new = {
+        "after_step": after_step,
+        "changed": changed,
+        "before": json.loads(configs.to_json(before)),
+        "fingerprint": configs.fingerprint(config),
+    }
     files.write_json(workdir / directory.PROVENANCE, {**found, "config_changes": [*noted, new]})
     files.write_text(workdir / directory.CONFIG, configs.to_json(config))

@@ -1,5 +1,6 @@
 """`jaxkit reproduce`: a run is run again from its directory alone; what was changed since is found and named."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -43,7 +44,14 @@ def repository(tmp_path_factory):
     # What the commit does not say.
     (top / "work/crash.py").write_text(text.replace("nn.Dropout(0.3", "nn.Dropout(0.25"))
     command = [sys.executable, "crash.py", *FLAGS, "--workdir=runs/one"]
-    subprocess.run(command, check=True, cwd=top / "work", capture_output=True, env=children.environment())
+    start = functools.partial(
+        subprocess.run, check=True, cwd=top / "work", capture_output=True, env=children.environment()
+    )
+    start(command)
+    # One that was made longer: its first end is at a step of which it would not have a row.
+    longer = [*command[:-1], "--workdir=runs/longer"]
+    start([*longer, "--config.num_steps=7"])
+    start([*longer, "--config.num_steps=10", "--allow-config-change=num_steps"])
     # The tree goes on; the run is what it was.
     (top / "work/crash.py").write_text("raise SystemExit('this is no experiment any more')\n")
     return top
@@ -107,6 +115,27 @@ def test_the_recorded_code_config_and_data_give_the_same_bits(run, repository, c
     assert out[-1].startswith("identical: 8 of 8 steps, bit for bit (4 rows, ")
     assert comparing.compare(run, tmp_path / "again").identical
     assert git(repository, "worktree", "list").count("\n") == 1
+
+
+def test_a_run_that_was_made_longer_is_run_in_the_same_pieces(repository, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository / "work")
+    run = shutil.copytree(repository / "work/runs/longer", tmp_path / "longer")
+    assert cli.main(["reproduce", str(run), "--allow=crash"]) == 0
+    out = capsys.readouterr().out
+    assert "config: the run had come to its end at step 7 and was made longer" in out
+    assert out.splitlines()[-1].startswith("identical: 10 of 10 steps, bit for bit (6 rows, ")
+    # A quick look ends in the first piece.
+    assert cli.main(["reproduce", str(run), "--allow=crash", "--steps=4"]) == 0
+    assert "identical: 4 of 4 steps" in capsys.readouterr().out
+    # Of a config that was changed before an end, the last one is run, and that is said.
+    first = files.read_json(run / directory.PROVENANCE)["config_changes"][0]
+    change(run, config_changes=[{**first, "before": {**first["before"], "num_steps": 9}}])
+    assert cli.main(["reproduce", str(run), "--allow=crash"]) == 1
+    assert "config: it was changed while the run was under way" in capsys.readouterr().out
+    change(run, config_changes=[{**first, "before": {**first["before"], "seed": 9}}])
+    assert "before step 7 stands a config that the run was never started with" in refused(run, capsys)
+    change(run, config_changes=[{**first, "before": {**first["before"], "loss": {"call": "os.system"}}}])
+    refused(run, capsys)
 
 
 def test_changed_code_is_named_with_the_step_and_the_array_after_a_quick_look(run, repository, capsys):
