@@ -3,10 +3,10 @@
     python benchmarks/trust.py [rows] [digests] [recording] [writers]
 
 Rows: what a recorded row takes of the thread that trains, with no writer and with all of them at once. Digests:
-the fold of all parameters of a small GPT against its step. Recording: the steps/s of the digits MLP with every step
-recorded, and so without folds, against none. Writers: those of the digits CNN with all writers against none, over
-before their process starts: what that takes comes after the end, and is printed. Rounds are interleaved, nothing is
-pinned: the process that serves the writers is where the system puts it. What checkpoints cost is checkpoints.py.
+the fold of all parameters of a small GPT against its step. Recording: the steps/s of the digits MLP with every
+step recorded, and so without folds, against none. Writers: those of the digits CNN with all writers against none,
+over before their process starts: what that takes comes after the end, and is printed. Rounds are interleaved,
+nothing is pinned: the process that serves the writers is where the system puts it. What checkpoints cost is checkpoints.py.
 """
 
 import importlib.util
@@ -128,7 +128,7 @@ def clock() -> float:
 def interleaved(
     title: str, unit: str, cases: dict[str, Callable[[], float]], rounds: int = ROUNDS
 ) -> dict[str, list[float]]:
-    """Rounds of all cases, in turn from the first and from the last; prints medians and paired ratios to the first."""
+    """Rounds of all cases, in turn from the first and from the last; prints medians and ratios to the first."""
     times: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds):
         for name, case in list(cases.items())[:: -1 if number % 2 else 1]:

@@ -270,6 +270,10 @@ def annotated(mode: Literal["a", "b"] = "a", act: Callable | None = None, names:
     return mode, act, names
 
 
+def loosely_annotated(width: int = None, rate: float = 0.5):  # noqa: RUF013
+    return width, rate
+
+
 def array_or_schedule(rate: "float | jax.Array | Callable[[int], float]"):
     return rate
 
@@ -294,7 +298,15 @@ def parts(monkeypatch, tmp_path):
     (tmp_path / "broken.py").write_text("import no_such_package\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     module = type(sys)("test_configs_functions")
-    for function in (component, annotated, array_or_schedule, positional, after_a_default, unreadable):
+    for function in (
+        component,
+        annotated,
+        loosely_annotated,
+        array_or_schedule,
+        positional,
+        after_a_default,
+        unreadable,
+    ):
         monkeypatch.setattr(function, "__module__", "parts")
         setattr(module, function.__name__, function)
     monkeypatch.setitem(sys.modules, "test_configs_functions", module)
@@ -326,6 +338,7 @@ def test_build_calls_the_innermost_first_and_keeps_the_rest():
         ({"call": "parts.component", "width": 1, "sizes": [4, 5]}, (1, None, 0.1, (4, 5), False)),
         ({"call": "parts.component", "width": 1, "on": "anything"}, (1, None, 0.1, (), "anything")),
         ({"call": "parts.annotated", "mode": "b", "names": ["x"]}, ("b", None, ("x",))),
+        ({"call": "parts.loosely_annotated", "width": None}, (None, 0.5)),
         ({"call": "parts.array_or_schedule", "rate": 1}, 1),
         ({"call": "parts.array_or_schedule", "rate": {"function": "math.sqrt"}}, math.sqrt),
         ({"call": "parts.positional", "first": 1}, (1, (), 0, {})),
@@ -362,6 +375,10 @@ TAKES = "It takes: width, depth, rate, sizes, on"
             " is called later, with arrays. It takes: logits, labels, label_smoothing, z_loss",
         ),
         ({"call": "parts.component", "width": 1.0}, "config.m.width: came 1.0, wanted int (parts.component)"),
+        (
+            {"call": "parts.loosely_annotated", "rate": None},
+            "config.m.rate: came None, wanted float (parts.loosely_annotated)",
+        ),
         (
             {"call": "parts.component", "width": True},
             "config.m.width: came True, wanted int (parts.component)",
@@ -747,6 +764,7 @@ OVERRIDDEN = configs.freeze(
         ("floats", "1, 2e-1", (1.0, 0.2)),
         ("strs", "a,b", ("a", "b")),
         ("strs", "('a,b', 'c')", ("a,b", "c")),
+        ("strs", "'c'", ("c",)),
         ("mixed", "(2.0, 'b')", (2.0, "b")),
         ("empty", "[1]", (1,)),
         ("tree", "{'call': 'm.g'}", {"call": "m.g"}),

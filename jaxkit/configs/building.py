@@ -110,8 +110,11 @@ def _check(
         if key not in by_name and rest is None:
             near = did_you_mean(key, by_name)
             raise UsageError(f"{where}: {name} takes no argument {key!r}{near} {takes}")
-        annotation = _annotation(by_name.get(key) or rest)
-        if annotation is not inspect.Parameter.empty and not fits(value, annotation):
+        parameter = by_name.get(key) or rest
+        annotation = _annotation(parameter)
+        # Many a default of None stands where the annotation does not say so.
+        as_default = value is None and parameter is not None and parameter.default is None
+        if not (annotation is inspect.Parameter.empty or as_default or fits(value, annotation)):
             raise UsageError(f"{where}.{key}: came {thaw(value)!r}, wanted {described(annotation)} ({name})")
     required = [k for k, p in by_name.items() if p.default is p.empty and p.kind is not p.VAR_POSITIONAL]
     missing = [key for key in required if key not in given]

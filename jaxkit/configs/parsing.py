@@ -60,6 +60,8 @@ def _tuple(text: str, like: tuple[Any, ...], where: str) -> tuple[Any, ...]:
     if text.strip() and len(kinds) == 1 and kinds <= {bool, int, float, str}:
         if kinds == {str} and isinstance(value, tuple | list) and {type(item) for item in value} <= {str}:
             return tuple(value)
+        if kinds == {str} and isinstance(value, str):
+            return (value,)
         inner = text.strip()
         if inner[:1] + inner[-1:] in ("()", "[]"):
             inner = inner[1:-1]

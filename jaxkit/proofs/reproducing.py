@@ -155,7 +155,9 @@ def _said_of(pieces: Sequence[configs.Frozen], noted: Mapping[str, Any]) -> list
     """How a run is run again whose config was changed."""
     if len(pieces) > 1:
         ends = ", ".join(str(piece.num_steps) for piece in pieces[:-1])
-        return [f"config: the run had come to its end at step {ends} and was made longer; it is run in these pieces"]
+        return [
+            f"config: the run had come to its end at step {ends} and was made longer; it is run in these pieces"
+        ]
     if any(change.get("after_step") for change in files.parts(noted, "config_changes")):
         return ["config: it was changed while the run was under way; the last one is run from the start"]
     return []

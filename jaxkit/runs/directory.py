@@ -41,6 +41,11 @@ def check(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequenc
         _check_same_run(workdir, config, experiment, allow)
         return
     configs.check_paths(allow, config, flag="--allow-config-change")
+    if workdir.is_symlink() and not workdir.exists():
+        raise UsageError(
+            f"workdir: {workdir} is a link to {workdir.readlink()}, which is not there; make that directory, or"
+            " choose another with --workdir=DIR"
+        )
     existing = next(path for path in (workdir.absolute(), *workdir.absolute().parents) if path.exists())
     if not existing.is_dir():
         raise UsageError(f"workdir: {existing} is a file; choose another with --workdir=DIR")

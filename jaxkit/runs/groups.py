@@ -144,5 +144,6 @@ def _notes(sides: Sequence[Sequence[Mapping[str, Any]]]) -> list[str]:
     notes += [f"{run} is named more than once" for run in again]
     fewest = min(map(len, sides))
     if fewest < FEW:
-        notes.append(f"{fewest} runs a side are too few to rely on; from {FEW} on the intervals mean something")
+        runs = "one run a side is" if fewest == 1 else f"{fewest} runs a side are"
+        notes.append(f"{runs} too few to rely on; from {FEW} on the intervals mean something")
     return notes

@@ -189,7 +189,8 @@ def _restore(
     except ValueError as error:
         text = str(error).splitlines()[0]
         raise UsageError(
-            f"{text}; was the code changed? Take that of the run, or start afresh with another --workdir=DIR"
+            f"{text}; was the code changed, or the config in what makes the state? Take that of the run, or start"
+            " afresh with another --workdir=DIR"
         ) from error
     return (0, None) if saved is None else saved
 

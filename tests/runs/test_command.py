@@ -294,6 +294,15 @@ def test_a_directory_without_permission_is_one_line(tmp_path, capsys, monkeypatc
     assert err.count("\n") == 1
 
 
+def test_a_link_to_nowhere_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(TOP)
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    code, out, err = main(*SMALL, UNOPENED, f"--workdir={tmp_path / 'link'}", capsys=capsys)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: workdir: {tmp_path / 'link'} is a link to {tmp_path / 'nowhere'}, which is not")
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_a_directory_that_may_not_be_written_is_one_line_to_whoever_may_not(tmp_path, capsys, monkeypatch):
     """Root may write anywhere, and is told here that it may not."""
     monkeypatch.chdir(TOP)

@@ -421,7 +421,7 @@ def test_code_that_was_changed_so_that_no_checkpoint_fits_is_one_line(tmp_path, 
     directory.set_status(workdir, status="running")
     changed = lambda config: recipe(configs.replace(config, change))
     with pytest.raises(
-        UsageError, match=r"^.*30: .*state\..*this config.*; was the code changed\? .*--workdir=DIR$"
+        UsageError, match=r"^.*30: .*state\..*this config.*; was the code changed, or the config .*--workdir=DIR$"
     ):
         run(workdir, config(), recipe=changed)
     assert checkpoints.steps(workdir / directory.CHECKPOINTS) == [20, 30]
