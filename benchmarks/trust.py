@@ -6,7 +6,8 @@ Rows: what a recorded row takes of the thread that trains, with no writer and wi
 the fold of all parameters of a small GPT against its step. Recording: the steps/s of the digits MLP with every
 step recorded, and so without folds, against none. Writers: those of the digits CNN with all writers against none,
 over before their process starts: what that takes comes after the end, and is printed. Rounds are interleaved,
-nothing is pinned: the process that serves the writers is where the system puts it. What checkpoints cost is checkpoints.py.
+nothing is pinned: the process that serves the writers is where the system puts it. What checkpoints cost is
+checkpoints.py.
 """
 
 import importlib.util
