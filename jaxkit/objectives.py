@@ -11,6 +11,7 @@ An objective of one's own is a function of the same signature; nothing here is s
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from jaxkit import checks, contracts, random
@@ -71,7 +72,7 @@ def classification(
 
     def objective(params, extra, batch, key):
         checks.fields(batch, inputs, targets)
-        outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs)
+        outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs, targets)
         _check_classes(outputs, batch[targets], num_classes)
         value, measured = _measure(outputs, batch, loss, metrics, targets)
         return value, (measured, extra)
@@ -105,7 +106,7 @@ def regression(
 
     def objective(params, extra, batch, key):
         checks.fields(batch, inputs, targets)
-        outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs)
+        outputs, batch, extra = _train(model, params, extra, batch, key, augment, inputs, targets)
         _check_same_shape(outputs, batch[targets])
         value, measured = _measure(outputs, batch, loss, metrics, targets)
         return value, (measured, extra)
@@ -147,13 +148,22 @@ def evaluation(
     return evaluate
 
 
-def _train(model, params, extra, batch, key, augment, inputs):
+def _train(model, params, extra, batch, key, augment, inputs, targets):
     if augment is not None:
         given, batch = batch, augment(batch, random.named(key, "augment"))
         _check_augmented(given, batch)
+    batch = {**batch, **{name: _unmasked(batch[name], batch.get("mask")) for name in (inputs, targets)}}
     key = random.named(key, "model")
     outputs, extra = contracts.outputs(model.apply(params, extra, batch[inputs], key=key, train=True))
     return outputs, batch, extra
+
+
+def _unmasked(values: Any, mask: jax.Array | None) -> Any:
+    """Numbers of masked examples are 0: no loss sees a nan among them, but each gradient would, as 0 times nan."""
+    # What does not fit is for the mean to say.
+    if mask is None or jnp.shape(mask) != jnp.shape(values)[:1] or not jnp.issubdtype(values.dtype, jnp.inexact):
+        return values
+    return jnp.where(jnp.expand_dims(mask, range(1, values.ndim)), values, 0)
 
 
 def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], targets: str):
@@ -169,6 +179,12 @@ def _measure(outputs: Any, batch, loss: Loss, metrics: Mapping[str, Metric], tar
         given = ", ".join(checks.describe(x) for x in (outputs, batch[targets]))
         raise type(error)(f"loss({given}): {error}") from error
     if len(checks.shape_of("loss", values)) > 1:
+        # Of outputs [batch, 1] and targets [batch] there would be a value for each of one and each of the other.
+        if values.shape not in (jnp.shape(batch[targets]), getattr(outputs, "shape", values.shape)):
+            given = " and ".join(checks.describe(x) for x in (outputs, batch[targets]))
+            raise ValueError(
+                f"loss: came {checks.describe(values)} for {given}, wanted as many values as either has"
+            )
         values = jnp.mean(values.reshape(values.shape[0], -1), axis=1)
     contracts.losses(values, batch[targets].shape[:1])
     return mean(values, mask), {name: metric(outputs, batch[targets], mask) for name, metric in metrics.items()}

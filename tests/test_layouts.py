@@ -223,3 +223,16 @@ def test_other_layouts_do_not_have_the_bits_of_one_device():
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2:])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_what_changes_without_a_gradient_may_be_a_plain_number(layout):
+    def objective(params, extra, batch, key):
+        return means.Mean(params * batch["x"].sum(), 4.0), ({}, {"rate": 0.5, "steps": extra["steps"] + 1})
+
+    chosen, optimizer = LAYOUTS[layout](), optax.sgd(0.1)
+    update = chosen.compile(updates.step(chosen.across(updates.gradients(objective)), optimizer))
+    state = updates.init_state(np.float32(1.0), {"rate": np.float32(0.5), "steps": np.int32(0)}, optimizer)
+    batch = chosen.put_batch({"x": np.ones(BATCH, np.float32)})
+    state, _ = update(chosen.put_state(state), batch, jax.random.key(0))
+    assert jax.tree.map(float, state.extra) == {"rate": 0.5, "steps": 1.0}

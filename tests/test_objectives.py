@@ -108,6 +108,31 @@ def test_the_gradient_of_a_regression_is_that_of_its_mean():
     assert float(jax.grad(total)(3.0)) == pytest.approx(273)
 
 
+@pytest.mark.parametrize("field", ["inputs", "targets"])
+def test_a_masked_nan_reaches_no_gradient(field):
+    """A target that is missing is written as nan, and masked."""
+    objective = objectives.regression(scaled(), optax.losses.squared_error)
+    batch = {"inputs": TARGETS.copy(), "targets": np.zeros_like(TARGETS), "mask": MASK}
+    batch[field][~MASK] = np.nan
+    total = lambda params: objective(params, {"seen": 3}, batch, jax.random.key(0))[0].total
+    assert float(jax.grad(total)(3.0)) == pytest.approx(273)
+
+
+def test_a_loss_of_each_output_beside_each_target_is_refused():
+    # As jax broadcasts by default.
+    squares = lambda outputs, targets: (outputs - targets[None]) ** 2
+    evaluate = objectives.evaluation(scaled(), squares, inputs="inputs", targets="targets")
+    batch = {"inputs": TARGETS[:, :1], "targets": TARGETS[:, 0]}
+    with pytest.raises(
+        ValueError, match=r"loss: came float32\[4,4\] for float32\[4,1\] and float32\[4\], wanted as"
+    ):
+        evaluate(jnp.ones(()), {"seen": 3}, batch)
+    # One of each class is one, whatever shape the targets have.
+    by_class = lambda logits, labels: optax.sigmoid_binary_cross_entropy(logits, jax.nn.one_hot(labels, 3))
+    evaluate = objectives.evaluation(scaled(), by_class)
+    assert float(evaluate(jnp.ones(()), {"seen": 3}, {"image": LOGITS, "label": LABELS})["loss"].compute()) > 0
+
+
 def test_evaluation_measures_the_model_as_it_is_served():
     evaluate = objectives.evaluation(
         scaled(), optax.losses.squared_error, metrics=ERRORS, inputs="inputs", targets="targets"

@@ -10,6 +10,7 @@ import optax
 import pytest
 
 from jaxkit import means, objectives, parallel, updates
+from jaxkit.errors import UsageError
 from jaxkit.means import Mean
 from jaxkit.types import Indexed, Model
 
@@ -336,6 +337,13 @@ def test_an_optimizer_that_wants_the_loss_is_given_its_mean():
         update = step(updates.gradients(objective), optimizer)
         state, _ = update(updates.init_state(jnp.float32(4.0), {}, optimizer), {}, jax.random.key(0))
         assert float(state.params) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_an_optimizer_that_searches_along_a_line_is_refused():
+    optimizer = optax.lbfgs()
+    update = updates.step(updates.gradients(lambda p, e, b, k: (Mean(p**2, 1.0), ({}, e))), optimizer)
+    with pytest.raises(UsageError, match="optimizer: asks for the loss of other parameters"):
+        update(updates.init_state(jnp.float32(4.0), {}, optimizer), {}, jax.random.key(0))
 
 
 def test_an_optimizer_that_takes_other_arguments_is_not_given_the_loss():

@@ -32,6 +32,9 @@ def _per_example(choice: jax.Array) -> jax.Array:
     return choice[:, None, None, None]
 
 
+_MODES = ("constant", "edge", "reflect", "symmetric", "wrap")
+
+
 def crop(*, padding: int, mode: str = "constant") -> Augmentation:
     """Pads each image on all sides and cuts a window of its own size out, at random.
 
@@ -39,11 +42,11 @@ def crop(*, padding: int, mode: str = "constant") -> Augmentation:
 
     Args:
         padding: pixels on each side; the window moves by up to as many.
-        mode: what the padding holds, as in `jnp.pad`: "constant" (zeros), "reflect", "edge".
+        mode: what the padding holds, as in `jnp.pad`: "constant" (zeros), "edge", "reflect", "symmetric", "wrap".
 
     Raises:
         TypeError: `padding` is no whole number.
-        ValueError: `padding` is negative; the batch has no image of four axes.
+        ValueError: `padding` is negative, or there is no such mode; the batch has no image of four axes.
 
     Example:
         >>> batch = {"image": jnp.ones((2, 8, 8, 1), jnp.uint8)}
@@ -51,6 +54,8 @@ def crop(*, padding: int, mode: str = "constant") -> Augmentation:
         dtype('uint8')
     """
     checks.whole(0, padding=padding)
+    if mode not in _MODES:
+        raise ValueError(f"mode: came {mode!r}, wanted one of {', '.join(_MODES)}")
 
     def change(image: jax.Array, key: Key) -> jax.Array:
         width = ((0, 0), (padding, padding), (padding, padding), (0, 0))
@@ -212,6 +217,7 @@ def chain(*, augmentations: Sequence[Augmentation]) -> Augmentation:
         >>> both({"image": jnp.ones((2, 8, 8, 1))}, jax.random.key(0))["image"].shape
         (2, 8, 8, 1)
     """
+    augmentations = tuple(augmentations)
     for position, augmentation in enumerate(augmentations):
         if not callable(augmentation):
             raise TypeError(

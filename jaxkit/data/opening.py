@@ -58,6 +58,8 @@ def _held(source: Source, examples: Examples) -> Examples:
         raise UsageError(f"{where}: its manifest lacks {missing[0]!r}; jaxkit.data.manifests.manifest makes one")
     if type(examples.size) is bool or not isinstance(examples.size, int | np.integer) or examples.size < 1:
         raise UsageError(f"{where}: size: came {examples.size!r}, wanted an int >= 1")
+    # Of numpy's narrow ints those of a long run would pass the largest.
+    examples = examples._replace(size=int(examples.size))
     if examples.arrays is None:
         examples = examples._replace(read=_checked(source, examples))
         ends = examples.read(np.array([0, examples.size - 1]))

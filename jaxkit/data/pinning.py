@@ -24,7 +24,8 @@ def reference(found: Mapping[str, Mapping[str, Any]]) -> str:
         'digits@sha256:f9c0...'
     """
     text = json.dumps({split: manifest["sha256"] for split, manifest in found.items()}, sort_keys=True)
-    return f"{next(iter(found.values()))['name']}@sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+    # A config sorts its splits, and must come to the same name.
+    return f"{found[min(found)]['name']}@sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def pinned(*, ref: str, **splits: Source) -> dict[str, Source]:

@@ -14,18 +14,18 @@ _NARROW = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex1
 
 
 def narrow(dtype: Any) -> np.dtype:
-    """The dtype in 32 bits where it has 64, as JAX would have it on the device.
+    """The dtype in 32 bits where it has 64, in this machine's order of bytes, as JAX would have it on the device.
 
     Example:
         >>> narrow(np.int64)
         dtype('int32')
     """
     dtype = np.dtype(dtype)
-    return np.dtype(_NARROW.get(dtype.name, dtype))
+    return np.dtype(_NARROW.get(dtype.name, dtype)).newbyteorder("=")
 
 
 def cast(array: np.ndarray, *, dtype: Any, where: str) -> np.ndarray:
-    """The array in another width of the same kind of number, in C order; whole numbers must fit.
+    """The array in another width of the same kind of number, in C order; numbers must fit.
 
     Raises:
         UsageError: another kind of number, or one that does not fit; `where` begins the message.
@@ -43,7 +43,15 @@ def cast(array: np.ndarray, *, dtype: Any, where: str) -> np.ndarray:
         for value in (int(array.min()), int(array.max())):
             if not limits.min <= value <= limits.max:
                 raise errors.UsageError(f"{where}: came {value}, which does not fit into {dtype}")
-    return np.asarray(array, dtype, order="C")
+    with np.errstate(over="ignore"):
+        narrowed = np.asarray(array, dtype, order="C")
+    if (
+        dtype.itemsize < array.dtype.itemsize
+        and dtype.kind in "fc"
+        and np.isinf(narrowed).sum() > np.isinf(array).sum()
+    ):
+        raise errors.UsageError(f"{where}: came a number that does not fit into {dtype}, which would be inf")
+    return narrowed
 
 
 def nbytes(schema: Mapping[str, Field]) -> int:

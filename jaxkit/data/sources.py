@@ -27,6 +27,13 @@ def in_memory(arrays: Mapping[str, np.ndarray], *, manifest: Mapping[str, Any]) 
     return Examples(size=manifest["size"], read=read, manifest=manifest, arrays=arrays)
 
 
+def _is_number(dtype: np.dtype) -> bool:
+    """Whether a device can have it, if in 32 bits: bfloat16 and its kin too, but no record and no long double."""
+    if dtype.kind == "V":
+        return dtype.type is not np.void
+    return dtype.itemsize <= {"b": 1, "i": 8, "u": 8, "f": 8, "c": 16}.get(dtype.kind, 0)
+
+
 def arrays(
     fields: Mapping[str, Any],
     *,
@@ -70,7 +77,11 @@ def arrays(
             array = np.asarray(values)
         except ValueError as error:  # rows of different lengths
             raise errors.UsageError(f"{where}: {field}: {error}") from error
-        if array.ndim < 1 or array.dtype.kind in "OUSMm":
+        if np.ma.isMaskedArray(values):
+            raise errors.UsageError(
+                f"{where}: {field}: came a masked array; wanted numbers, with what is masked in a field of its own"
+            )
+        if array.ndim < 1 or not _is_number(array.dtype):
             raise errors.UsageError(f"{where}: {field}: came {checks.describe(array)}, wanted numbers [size, ...]")
         held[field] = schema.cast(array, dtype=schema.narrow(array.dtype), where=f"{where}: {field}").view()
         held[field].flags.writeable = False

@@ -115,18 +115,19 @@ def shuffled(examples: Examples, *, batch_size: int, seed: int, rows: np.ndarray
         >>> sorted(np.concatenate([stream[0]["x"], stream[1]["x"][:2]]).tolist())
         [0, 1, 2, 3, 4, 5]
     """
-    _check_examples(examples)
+    examples = _checked(examples)
     checks.sizes(batch_size=batch_size)
     checks.whole(0, seed=seed)
     return Shuffled(examples, operator.index(batch_size), operator.index(seed), rows)
 
 
-def _check_examples(examples: Any) -> None:
+def _checked(examples: Any) -> Examples:
     if not hasattr(examples, "read"):
         how = "; source.open() opens one" if isinstance(examples, Source) else ", such as source.open() gives"
         raise TypeError(f"examples: came {checks.describe(examples)}, wanted an opened source{how}")
     if not 1 <= examples.size <= 2**31:
         raise ValueError(f"examples: came {examples.size}, wanted 1 to 2**31: their numbers are int32")
+    return examples._replace(size=operator.index(examples.size))
 
 
 @dataclass(frozen=True)
@@ -179,7 +180,7 @@ def padded(examples: Examples, *, batch_size: int, rows: np.ndarray | None = Non
         >>> len(batches), batches[1]["x"].tolist(), batches[1]["mask"].tolist()
         (2, [3, 4, 3], [True, True, False])
     """
-    _check_examples(examples)
+    examples = _checked(examples)
     checks.sizes(batch_size=batch_size)
     return Padded(examples, operator.index(batch_size), rows)
 

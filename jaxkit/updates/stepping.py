@@ -9,6 +9,7 @@ import optax
 from jax.ad_checkpoint import checkpoint_name
 
 from jaxkit import checks, contracts, random
+from jaxkit.errors import UsageError
 from jaxkit.means import Mean
 from jaxkit.types import Gradients, Metrics, Params, State, Update
 from jaxkit.updates.summing import sums
@@ -92,7 +93,15 @@ def _apply(
     takes = inspect.signature(update).parameters.values()
     wanted = any(parameter.name == "value" or parameter.kind is parameter.VAR_KEYWORD for parameter in takes)
     more = {"value": metrics["loss"].compute()} if wanted and "loss" in metrics else {}
-    updates, opt_state = update(mean, state.opt_state, state.params, **more)
+    try:
+        updates, opt_state = update(mean, state.opt_state, state.params, **more)
+    except TypeError as error:
+        if "value_fn" not in str(error):
+            raise
+        raise UsageError(
+            "optimizer: asks for the loss of other parameters (value_fn), to search along a line; wanted one that"
+            " takes gradients alone"
+        ) from error
     return State(state.step + 1, optax.apply_updates(state.params, updates), opt_state, extra)
 
 

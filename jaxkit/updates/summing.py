@@ -44,10 +44,10 @@ def gradients(objective: Objective) -> Gradients:
                 " of one number for each example"
             )
         contracts.measured("objective", metrics)
-        return loss.total, (jax.tree.map(jnp.asarray, (loss, metrics)), new_extra)
+        return loss.total, jax.tree.map(jnp.asarray, (loss, metrics, new_extra))
 
     def summed(params, extra, batch, key):
-        (_, ((loss, metrics), extra)), grads = jax.value_and_grad(total, has_aux=True)(params, extra, batch, key)
+        (_, (loss, metrics, extra)), grads = jax.value_and_grad(total, has_aux=True)(params, extra, batch, key)
         contracts.unmeasured("loss", metrics)
         return Mean(grads, loss.count), {"loss": loss, **metrics}, extra
 

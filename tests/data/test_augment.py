@@ -192,6 +192,9 @@ def test_chain_goes_in_order():
     plus, twice = (lambda b, k: {"x": b["x"] + 1}), (lambda b, k: {"x": b["x"] * 2})
     result = data.chain(augmentations=(plus, twice))({"x": jnp.array(3.0)}, jax.random.key(0))
     assert float(result["x"]) == 8.0
+    # What can be read once only is read once.
+    result = data.chain(augmentations=iter((plus, twice)))({"x": jnp.array(3.0)}, jax.random.key(0))
+    assert float(result["x"]) == 8.0
 
 
 @pytest.mark.parametrize(
@@ -199,6 +202,7 @@ def test_chain_goes_in_order():
     [
         (lambda: data.shift(max_pixels=-1), "max_pixels: came -1"),
         (lambda: data.crop(padding=-1), "padding: came -1"),
+        (lambda: data.crop(padding=1, mode="refelct"), "mode: came 'refelct', wanted one of constant, edge"),
         (lambda: data.flip(probability=1.5), "probability: came 1.5"),
         (lambda: data.cutout(size=-1), "size: came -1"),
         (lambda: data.affine(max_scale=1.0), "max_scale: came 1.0"),

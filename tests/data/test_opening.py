@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from jaxkit import data
 from jaxkit.data import manifests, opening, schema
 from jaxkit.errors import UsageError
 from jaxkit.types import Examples, Field, Source
@@ -31,6 +32,15 @@ def raising():
 def test_what_is_as_promised_is_read():
     found = opening.opened({"train": source()})["train"]
     np.testing.assert_array_equal(found.read(np.arange(5))["y"], [0, 1, 2, 0, 1])
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int16, np.uint32, np.int64])
+def test_a_size_of_any_width_is_a_number(kind):
+    examples = opening.opened({"train": source(size=kind(SIZE))})["train"]
+    assert type(examples.size) is int
+    for given in (examples, examples._replace(size=kind(SIZE))):
+        assert len(data.padded(given, batch_size=8)) == 3
+        assert data.shuffled(given, batch_size=8, seed=0).indices(10**9).max() < SIZE
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,13 @@ def test_the_same_content_opens():
     assert found["train"].schema == sources()["train"].schema
 
 
+def test_the_reference_does_not_depend_on_the_order_of_the_splits():
+    named = {name: data.arrays({"x": np.arange(3)}, name=f"mine-{name}") for name in ("train", "test")}
+    ref = pinning.reference(manifests(**named))
+    assert ref == pinning.reference(manifests(**dict(sorted(named.items()))))
+    assert ref.startswith("mine-test@")
+
+
 def test_other_content_is_refused_by_every_split():
     found = data.pinned(ref=pinning.reference(manifests(**sources())), **sources(last=8))
     for split in found:

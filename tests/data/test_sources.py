@@ -52,6 +52,15 @@ def test_the_users_array_stays_writable_and_ours_is_not():
         examples.arrays["x"][0] = 2
 
 
+def test_numbers_of_another_machine_become_those_of_this_one():
+    values = np.array([1.5, np.inf, -2.0])
+    source = data.arrays({"x": values.astype(">f4"), "y": np.arange(3, dtype=">i2")})
+    assert [np.dtype(field.dtype).isnative for field in source.schema.values()] == [True, True]
+    np.testing.assert_array_equal(source.open().arrays["x"], values.astype(np.float32))
+    ours = data.arrays({"x": values.astype(np.float32), "y": np.arange(3, dtype=np.int16)})
+    assert source.open().manifest == ours.open().manifest
+
+
 @pytest.mark.parametrize(
     ("fields", "num_classes", "message"),
     [
@@ -66,6 +75,10 @@ def test_the_users_array_stays_writable_and_ours_is_not():
         ({"x": [1, 2]}, {"y": 2}, "classes only for fields"),
         ({"x": [1, 2]}, {"x": 2}, "x: came 2 at example 1, wanted 0..1"),
         ({"x": [2**40]}, None, "does not fit into int32"),
+        ({"x": [1.0, 1e300]}, None, "x: came a number that does not fit into float32"),
+        ({"x": np.ma.masked_array([1.0, 2.0], [True, False])}, None, "x: came a masked array"),
+        ({"x": np.zeros(3, [("a", "f4")])}, None, r"x: came \[\('a'"),
+        ({"x": np.zeros(3, np.longdouble)}, None, "x: came (longdouble|float128)"),
     ],
 )
 def test_what_is_no_data_is_named(fields, num_classes, message):
