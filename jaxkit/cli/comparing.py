@@ -111,6 +111,11 @@ def _groups(found: Mapping[str, Any]) -> Iterator[Any]:
         yield tables.table(("config", "A", "B"), rows)
     else:
         yield "the groups differ in no value of the config"
+    origin = [(row["path"], _values(row["a"]), _values(row["b"])) for row in found["origin"]]
+    if origin:
+        yield tables.table(("made with", "A", "B"), origin)
+    else:
+        yield "all have the same code, data, packages and environment"
     table: list[tuple[Any, ...]] = []
     for name, row in found["metrics"].items():
         low_high = "{} to {}".format(*map(number, row["interval"])) if row["interval"] else ""

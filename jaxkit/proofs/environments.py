@@ -9,9 +9,10 @@ from typing import Any
 
 from jaxkit.errors import UsageError
 from jaxkit.proofs import children
+from jaxkit.runs import provenance
 
 # What of the environment is set as it was; which of a machine's devices are free is another matter.
-_SET_AS_RECORDED = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64")
+_SET_AS_RECORDED = provenance.NUMBERS
 # Whose versions matter first: they make the numbers.
 _FIRST = ("jax", "jaxlib", "numpy", "optax", "flax", "jaxkit", "ml_dtypes", "orbax-checkpoint", "grain")
 

@@ -11,7 +11,7 @@ PATCH = "dirty.patch"
 
 
 def state(workdir: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """The commit that a run was started on, whether it was the whole code, and its patch.
+    """The commit that a run was started on, whether it was the whole code, and its patch; why that says nothing.
 
     Example:
         >>> state(Path("there_is_no_such_directory"), {"git": {"commit": "0a1b", "dirty": False}})
@@ -22,7 +22,19 @@ def state(workdir: Path, provenance: Mapping[str, Any]) -> dict[str, Any]:
         patch = files.content(workdir / PATCH).decode(errors="replace")
     except OSError:
         patch = ""
-    return {"commit": git.get("commit"), "dirty": git.get("dirty"), "patch": patch}
+    said = {"commit": git.get("commit"), "dirty": git.get("dirty"), "patch": patch}
+    # None of these says what code such a run is of.
+    if "error" in git:
+        said["reason"] = f"of {workdir} git said: {git['error']}"
+    elif "commit" not in git:
+        said["reason"] = f"{workdir} was not started in a git repository"
+    elif any(_code(start) != _code(provenance) for start in files.parts(provenance, "resumed")):
+        said["reason"] = f"{workdir} was resumed with other code"
+    return said
+
+
+def _code(start: Mapping[str, Any]) -> tuple[Any, Any]:
+    return files.part(start, "git").get("commit"), files.part(start, "patch").get("sha256")
 
 
 def difference(a: Path, b: Path, codes: tuple[Mapping[str, Any], Mapping[str, Any]]) -> dict[str, Any]:
@@ -33,8 +45,10 @@ def difference(a: Path, b: Path, codes: tuple[Mapping[str, Any], Mapping[str, An
     """
     empty = {"stat": "", "diff": "", "reason": None}
     for run, code in zip((a, b), codes):
+        if "reason" in code:
+            return {"same": None, **empty, "reason": code["reason"]}
         if not re.fullmatch(r"[0-9a-f]{40,64}", str(code["commit"])):
-            return {"same": None, **empty, "reason": f"{run} was not started in a git repository"}
+            return {"same": None, **empty, "reason": f"{run} names no commit that git could have"}
         if code["patch"].startswith("# left out: "):
             return {"same": None, **empty, "reason": f"the patch of {run} leaves files out"}
     if codes[0] == codes[1]:

@@ -126,6 +126,28 @@ def beside(columns: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [column.get(name) for column in columns] for name in names}
 
 
+def origin(provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a run was made with beside its config, each thing as a text: code, data, versions, devices, flags.
+
+    Example:
+        >>> origin({"git": {"commit": "0" * 40}, "patch": {"bytes": 0}, "packages": {"jax": "0.10.2"}})
+        {'code': '000000000000', 'jax': '0.10.2'}
+    """
+    said = lambda start: (
+        f"{str(files.part(start, 'git').get('commit'))[:12]}{_patched(files.part(start, 'patch'))}"
+    )
+    starts = [provenance, *files.parts(provenance, "resumed")]
+    code = ", then ".join(dict.fromkeys(map(said, starts)))
+    data = files.part(provenance, "data")
+    manifests = {f"data.{split}": str(files.part(data, split).get("sha256"))[:12] for split in data}
+    packages = {name: str(version) for name, version in files.part(provenance, "packages").items()}
+    return {"code": code, **manifests, **packages, **{k: str(v) for k, v in environment(provenance).items()}}
+
+
+def _patched(patch: Mapping[str, Any]) -> str:
+    return f" with changes {str(patch.get('sha256'))[:8]}" if patch.get("bytes") else ""
+
+
 def environment(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What a run was made with beside its config, code, data and packages, flat."""
     flags = {f"${name}": value for name, value in files.part(provenance, "environment").items()}

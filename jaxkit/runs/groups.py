@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit import configs
-from jaxkit.runs import compare, directory, rows
+from jaxkit.runs import compare, directory, files, rows
 
 CONFIDENCE = 0.95
 # From fewer runs a side the test stands on its assumptions alone, and a result says so.
@@ -27,6 +27,7 @@ def compared(a: Sequence[Path], b: Sequence[Path]) -> dict[str, Any]:
     sides = [[directory.summary(run) for run in side] for side in (a, b)]
     read = [[directory.read_config(run) for run in side] for side in (a, b)]
     seeds = [[config.get("seed") for config in side] for side in read]
+    origins = [[files.read_json(run / directory.PROVENANCE) or {} for run in side] for side in (a, b)]
     paired = pairs(*seeds)
     found = [[compare.metrics(summary) for summary in side] for side in sides]
     names = dict.fromkeys(name for side in found for values in side for name in values)
@@ -39,6 +40,9 @@ def compared(a: Sequence[Path], b: Sequence[Path]) -> dict[str, Any]:
         "seeds": seeds,
         "paired": paired,
         "config": differing_config(*read),
+        "origin": _differing(
+            compare.beside([compare.origin(found) for side in origins for found in side]), len(a)
+        ),
         "metrics": {
             name: difference(*columns, paired=paired)
             for name, columns in values.items()
@@ -64,11 +68,17 @@ def differing_config(a: Sequence[configs.Frozen], b: Sequence[configs.Frozen]) -
     None is the value of a run that has nothing there; "between" is False where both groups have the same values
     there, as they have of a seed.
     """
+    return _differing(compare.differing_config([*a, *b]), len(a))
+
+
+def _differing(columns: Mapping[str, Sequence[Any]], count: int) -> list[dict[str, Any]]:
+    """What not all runs have the same of; the first `count` are those of one group."""
     found = []
-    for path, values in compare.differing_config([*a, *b]).items():
-        said = values[: len(a)], values[len(a) :]
-        between = collections.Counter(said[0]) != collections.Counter(said[1])
-        found.append({"path": path, "a": said[0], "b": said[1], "between": between})
+    for path, values in columns.items():
+        if len(set(values)) > 1:
+            said = values[:count], values[count:]
+            between = collections.Counter(said[0]) != collections.Counter(said[1])
+            found.append({"path": path, "a": said[0], "b": said[1], "between": between})
     return found
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,7 +53,11 @@ def train(
         try:
             fingerprint = configs.fingerprint(config)
             noted = provenance.collect(fingerprint=fingerprint, seed=config.seed, manifests=manifests)
-            provenance.note(folder, {**noted, "form": form._asdict(), "notes": list(plan.notes)})
+            unrecorded = provenance.unrecorded(Path.cwd(), Path(sys.argv[0]))
+            for line in unrecorded:
+                console.print(f"warning: {directory.PROVENANCE}: {line}", soft_wrap=True)
+            notes = [*plan.notes, *(f"warning: {line}" for line in unrecorded)]
+            provenance.note(folder, {**noted, "form": form._asdict(), "notes": notes})
         except Exception as error:  # whatever it is: the numbers of the run are as good without
             console.print(f"warning: {directory.PROVENANCE}: {type(error).__name__}: {error}", soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """Where a run comes from: code, versions, devices, data, command."""
 
 import fnmatch
+import functools
 import hashlib
 import os
 import platform
@@ -33,14 +34,23 @@ _BY_CONTENT = "it looks like a key by its content"
 # The names of the files of which a line that looks so was removed or added, in text or not.
 _SEARCH = ("--name-only", "-z", "--text", f"-G{_KEY.pattern.decode()}")
 # What changes the numbers; nothing else of the environment is written down, it may hold secrets.
-ENVIRONMENT = ("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "CUDA_VISIBLE_DEVICES")
+NUMBERS = (
+    *("XLA_FLAGS", "JAX_PLATFORMS", "JAX_ENABLE_X64", "JAX_DEFAULT_DTYPE_BITS", "JAX_NUMPY_DTYPE_PROMOTION"),
+    *("JAX_DEFAULT_PRNG_IMPL", "JAX_THREEFRY_PARTITIONABLE", "JAX_THREEFRY_GPU_KERNEL_LOWERING"),
+    *("JAX_RANDOM_SEED_OFFSET", "JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE", "LIBTPU_INIT_ARGS"),
+)
+ENVIRONMENT = (*NUMBERS, "CUDA_VISIBLE_DEVICES")
+
+_PACKAGES = {"site-packages", "dist-packages"}
+# Where these are, a directory is a run's, which is no code.
+_OF_A_RUN = (directory.CONFIG, directory.STATUS)
 
 # The types of what is read back; [kind]: a list of those.
 _START = {
     "fingerprint": str,
     "command": [str],
     "experiment": str,
-    "git": {"commit": str, "directory": str},
+    "git": {"commit": str, "directory": str, "error": str},
     "patch": {"sha256": str},
     "packages": dict,
     "environment": dict,
@@ -80,6 +90,8 @@ def note(folder: Path, noted: Mapping[str, Any]) -> None:
     """
     text = patch(Path.cwd(), leave_out=folder)
     noted = {**noted, "patch": {"sha256": hashlib.sha256(text).hexdigest(), "bytes": len(text)}}
+    if "commit" in noted.get("git", {}):
+        noted["git"] = {**noted["git"], "dirty": None if text.startswith(_NO_PATCH) else bool(text)}
     before = read(folder)
     begun = "fingerprint" in before
     resumed = [*before.get("resumed", []), noted] if begun else []
@@ -144,19 +156,35 @@ def packages() -> dict[str, str]:
 
 
 def git_state(directory: Path) -> dict[str, Any]:
-    """The commit that the working tree stands on, whether the tree differs from it, and where in it this is.
+    """The commit that the working tree stands on, and where in it this is.
 
-    {} without git; None for what git does not say.
+    {} where there is no repository, and {"error": why} where git does not say what is in one.
     """
-    commit = repository.git(directory, "rev-parse", "HEAD")
+    commit = repository.git(directory, "rev-parse", "--verify", "HEAD")
     if commit is None:
-        return {}
-    changes = repository.git(directory, "status", "--porcelain")
+        error = repository.trouble(directory)
+        return {} if error is None else {"error": error}
     return {
         "commit": commit.decode().strip(),
-        "dirty": None if changes is None else bool(changes),
         "directory": os.fsdecode(repository.git(directory, "rev-parse", "--show-prefix") or b"").strip(),
     }
+
+
+def unrecorded(directory: Path, started: Path) -> list[str]:
+    """What its provenance does not say of the code of a run that was started there with that file, a line each."""
+    found, top = git_state(directory), repository.top(directory)
+    if "error" in found:
+        return [f"the code of this run is not recorded, git says: {found['error']}"]
+    if top is None:
+        return []
+    # What was installed is recorded by its version.
+    of_another = lambda path: not (_PACKAGES & set(path.parts) or path.is_relative_to(top.resolve()))
+    started, ours, said = started.resolve(), Path(__file__).resolve().parent.parent, []
+    if started.suffix == ".py" and of_another(started):
+        said.append(f"{started} is not in {top}, whose commit is recorded, so `jaxkit reproduce` cannot run it")
+    if of_another(ours):
+        said.append(f"jaxkit itself is that of {ours.parent}, not of {top}, whose commit is recorded")
+    return said
 
 
 def experiment(path: Path) -> str:
@@ -168,10 +196,10 @@ def experiment(path: Path) -> str:
 def patch(directory: Path, *, leave_out: Path) -> bytes:
     """What the commit does not say: changed and new files as one patch that `git apply` takes.
 
-    Without git, or where nothing differs, it is empty. What is larger than 10 MB is left out, one file or all
-    together, and so are files that look like keys, now or in the commit, or that cannot be read, and what is a
-    repository of its own; the text says so.
-    Neither `leave_out` (the run directory) nor a directory `runs` is part of it.
+    Without git, or where nothing differs, it is empty. Files of more than 10 MB are left out, or the largest,
+    where it is more than that in all, and so are files that look like keys, now or in the commit, or that cannot
+    be read, and what is a repository of its own; the text says so.
+    Neither `leave_out` (the run directory), nor what is in another run's, nor a directory `runs` is part of it.
     """
     root = repository.top(directory)
     if root is None:
@@ -182,13 +210,29 @@ def patch(directory: Path, *, leave_out: Path) -> bytes:
     # A key that was removed stands in the difference all the same.
     removed = None if changed is None else _difference(root, wanted(), *_SEARCH)
     reasons |= {path: _BY_CONTENT for path in os.fsdecode(removed or b"").split("\0") if path}
-    said = b"".join(os.fsencode(f"# left out: {path}, {why}\n") for path, why in reasons.items() if why)
-    difference = None if removed is None else _difference(root, wanted(), "-p", "--binary")
+    names = None if removed is None else _difference(root, wanted(), "--name-only", "-z")
+    difference = None if names is None else _difference(root, wanted(), "-p", "--binary")
     if difference is None:
-        return said + b"# left out: all of the patch, git could not make it\n"
-    if len(difference) > MAX_PATCH_BYTES:
-        return said + f"# left out: all of the patch, {len(difference)} bytes\n".encode()
-    return said + difference
+        return _NO_PATCH + b", git could not make it\n"
+    parts = _parts(difference, os.fsdecode(names or b"").split("\0")[:-1])
+    excess = len(difference) - MAX_PATCH_BYTES
+    for path in sorted(parts, key=lambda path: -len(parts[path])):
+        if excess > 0:
+            excess -= len(parts.pop(path))
+            reasons[path] = f"with it the patch would be of more than {MAX_PATCH_BYTES} bytes"
+    said = b"".join(os.fsencode(f"# left out: {path}, {why}\n") for path, why in reasons.items() if why)
+    return said + b"".join(parts.values())
+
+
+def _parts(difference: bytes, names: list[str]) -> dict[str, bytes]:
+    """The difference file by file; all of it under one name, should git have said it otherwise than it does."""
+    # The lines of a file have a sign before them, and those of bytes no space within.
+    found = re.split(rb"^(?=diff --git )", difference, flags=re.MULTILINE)[1:]
+    return dict(zip(names, found)) if len(names) == len(found) else {"all of the patch": difference}
+
+
+# How a patch begins that there is none of.
+_NO_PATCH = b"# left out: all of the patch"
 
 
 def _difference(root: Path, names: list[str], *form: str) -> bytes | None:
@@ -240,5 +284,8 @@ def _changed(root: Path, leave_out: Path) -> list[str] | None:
     names = [name.rstrip("/") for name in os.fsdecode(changed + new).split("\0") if name]
     file = lambda path: not os.path.exists(path) or os.path.isfile(path) or os.path.islink(path)
     wanted = lambda path: file(path) or os.path.exists(path / ".git")
+    of_run = functools.cache(lambda folder: all((folder / name).is_file() for name in _OF_A_RUN))
+    within = lambda path: [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
     outside = lambda path: not path.is_relative_to(root / "runs") and not path.is_relative_to(leave_out)
-    return sorted({name for name in names if wanted(root / name) and outside(root / name)})
+    ours = lambda path: outside(path) and not any(map(of_run, within(path)))
+    return sorted({name for name in names if wanted(root / name) and ours(root / name)})

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 def git(
@@ -20,13 +21,33 @@ def git(
     Example:
         >>> git(Path("there_is_no_such_directory"), "status")
     """
-    command = ["git", "-C", str(directory), *arguments]
     try:
-        return subprocess.run(
-            command, check=True, capture_output=True, env=environment, input=given, timeout=seconds
-        ).stdout
+        return _run(directory, *arguments, environment=environment, given=given, seconds=seconds).stdout
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _run(directory: Path, *arguments: str, environment=None, given=b"", seconds=60.0) -> Any:
+    command = ["git", "-C", str(directory), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, env=environment, input=given, timeout=seconds)
+
+
+def trouble(directory: Path) -> str | None:
+    """Why git does not say on which commit a directory stands, in one line; None where it is in no repository.
+
+    Example:
+        >>> trouble(Path("/"))
+    """
+    if not any((folder / ".git").exists() for folder in (directory.absolute(), *directory.absolute().parents)):
+        return None
+    try:
+        _run(directory, "rev-parse", "--show-toplevel")
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return " ".join(lines[0].split()) if lines else f"nothing (exit code {error.returncode})"
+    except (OSError, subprocess.SubprocessError) as error:
+        return f"nothing ({type(error).__name__})"
+    return "there is no commit yet"
 
 
 def top(directory: Path) -> Path | None:

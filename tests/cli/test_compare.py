@@ -1,6 +1,7 @@
 """`jaxkit compare`: what two runs, and two groups of runs, differ in."""
 
 import math
+import re
 import subprocess
 
 import pytest
@@ -162,6 +163,38 @@ def test_groups_with_the_same_seeds_are_paired(tmp_path, made, asked, command):
     assert code == 0
     for words in ("paired by seed", "too few to rely on", "config.optimizer.learning_rate"):
         assert words in out
+
+
+def test_groups_that_were_made_with_other_things_are_told(tmp_path, made, asked, command):
+    def origin(commit, jax, data):
+        return {
+            "git": {"commit": commit * 40},
+            "packages": {"jax": jax, "numpy": "2.4"},
+            "data": {"train": {"sha256": data * 64}},
+        }
+
+    for seed in (0, 1):
+        made(tmp_path / f"a{seed}", changes={"seed": seed}, provenance=origin("a", "0.10.2", "c"))
+        made(tmp_path / f"b{seed}", changes={"seed": seed}, provenance=origin("b", f"0.1{seed}.0", "c"))
+    runs = [tmp_path / "a0", tmp_path / "a1", "--with", tmp_path / "b0", tmp_path / "b1"]
+    found = {row["path"]: row for row in asked("compare", *runs)["origin"]}
+    assert set(found) == {"code", "jax"}
+    assert (found["code"]["a"], found["code"]["b"]) == (["a" * 12] * 2, ["b" * 12] * 2)
+    assert found["jax"]["b"] == ["0.10.0", "0.11.0"]
+    _, out, _ = command("compare", *runs)
+    assert re.search(r"^jax +0\.10\.2 +0\.10\.0, 0\.11\.0$", out, re.MULTILINE)
+    _, out, _ = command("compare", *runs[:3], *runs[:2])
+    assert "all have the same code, data, packages and environment" in out
+
+
+def test_code_of_a_run_that_was_resumed_with_other_code_is_not_compared(tmp_path, made, asked, repository):
+    one, two = repository[1]
+    start = lambda commit: {"git": {"commit": commit, "dirty": False}, "patch": {"sha256": "0", "bytes": 0}}
+    made(tmp_path / "a", provenance={**start(one), "resumed": [start(one)]})
+    made(tmp_path / "b", provenance={**start(one), "resumed": [start(two)]})
+    assert asked("compare", tmp_path / "a", tmp_path / "a")["code"]["same"] is True
+    found = asked("compare", tmp_path / "a", tmp_path / "b")["code"]
+    assert (found["same"], found["reason"]) == (None, f"{tmp_path / 'b'} was resumed with other code")
 
 
 def test_of_each_run_is_shown_what_it_has(three_rates, asked, command):

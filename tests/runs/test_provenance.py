@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxkit.proofs import worktrees
-from jaxkit.runs import provenance
+from jaxkit.runs import directory, files, provenance
 
 
 @pytest.fixture
@@ -34,8 +34,6 @@ def test_the_patch_brings_a_clean_checkout_to_the_same_files(repository):
     (top / "out").mkdir()
     (top / "out/metrics.jsonl").write_text("nor this")
     patch = provenance.patch(top, leave_out=top / "out")
-    state = provenance.git_state(top)
-    assert state["dirty"]
     git("stash", "-q", "--include-untracked")
     subprocess.run(["git", "-C", top, "apply", "-"], input=patch, check=True)
     assert (top / "code.py").read_text() == "a = 2\n"
@@ -173,14 +171,67 @@ def test_a_repository_within_is_said_to_be_left_out_and_linked_into_a_worktree(r
     assert filled(b"") == ["inner is a repository of its own; it is taken as it is now"]
 
 
-def test_a_patch_that_is_huge_in_all_is_left_out(repository, monkeypatch):
-    top, _ = repository
+def test_of_a_patch_that_is_huge_in_all_the_largest_files_are_left_out(repository, monkeypatch):
+    top, git = repository
     monkeypatch.setattr(provenance, "MAX_PATCH_BYTES", 2000)
     for number in range(4):
         (top / f"part_{number}.txt").write_text("".join(f"{number} {line}\n" for line in range(200)))
+    (top / "code.py").write_text("a = 3\n")
     patch = provenance.patch(top, leave_out=top / "out")
-    assert patch.startswith(b"# left out: all of the patch, ")
-    assert len(patch) < 100
+    assert len(worktrees.left_out_of(patch)) == 3
+    assert "part_" in worktrees.left_out_of(patch)[0]
+    assert len(patch) < 2400
+    # What is small is what somebody wrote.
+    git("stash", "-q", "--include-untracked")
+    subprocess.run(["git", "-C", top, "apply", "-"], input=patch, check=True)
+    assert (top / "code.py").read_text() == "a = 3\n"
+
+
+def test_what_is_in_a_run_directory_is_no_code(repository):
+    top, _ = repository
+    for name in ("out/first", "out/second", "other"):
+        (top / name / "checkpoints").mkdir(parents=True)
+        (top / name / "checkpoints/state").write_text("large")
+    for name in ("out/first", "out/second"):
+        (top / name / directory.CONFIG).write_text("{}")
+        (top / name / directory.STATUS).write_text("{}")
+    assert provenance.patch(top, leave_out=top / "out/third").count(b"diff --git") == 1
+    assert b"other/checkpoints/state" in provenance.patch(top, leave_out=top / "out/third")
+
+
+def test_whether_the_tree_is_the_commit_is_said_without_what_the_run_leaves(repository, monkeypatch):
+    top, git = repository
+    git("config", "status.showUntrackedFiles", "no")
+    monkeypatch.chdir(top)
+    for name, dirty in (("clean", False), ("changed", True)):
+        (top / name).mkdir()
+        (top / name / directory.STATUS).write_text("{}")
+        provenance.note(top / name, provenance.collect(fingerprint="", seed=0, manifests={}))
+        assert files.read_json(top / name / directory.PROVENANCE)["git"]["dirty"] is dirty
+        (top / name / directory.CONFIG).write_text("{}")
+        (top / "new.py").write_text("a = 1\n")
+
+
+def test_what_no_commit_says_is_named(repository, tmp_path_factory, monkeypatch):
+    top, _ = repository
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "mine.py").write_text("")
+    # Our own code is that of another repository here.
+    found = provenance.unrecorded(top, top / "code.py")
+    assert [line.startswith("jaxkit itself is that of ") for line in found] == [True]
+    assert provenance.unrecorded(top, elsewhere / "mine.py")[0].startswith(
+        f"{elsewhere / 'mine.py'} is not in {top}"
+    )
+    assert provenance.unrecorded(elsewhere, elsewhere / "mine.py") == []
+    ours = Path(provenance.__file__).parents[2]
+    assert provenance.unrecorded(ours, ours / "experiments/image_classification.py") == []
+    # One that git does not look into.
+    (elsewhere / ".git").mkdir()
+    said = provenance.unrecorded(elsewhere, elsewhere / "mine.py")
+    assert said[0].startswith("the code of this run is not recorded, git says: fatal: not a git repository")
+    empty = tmp_path_factory.mktemp("empty")
+    subprocess.run(["git", "init", "-q", empty], check=True)
+    assert provenance.git_state(empty) == {"error": "there is no commit yet"}
 
 
 def test_what_cannot_be_read_is_left_out_and_said_so(repository, monkeypatch):
