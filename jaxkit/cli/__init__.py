@@ -1,6 +1,7 @@
 """The command `jaxkit`: look at an experiment before it runs, and at runs afterwards."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -16,6 +17,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jaxkit.runs.command import explained
 
     argv = sys.argv[1:] if argv is None else argv
+    # A table in a locale of ASCII has "?" for its lines.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     with explained(debug="--debug" in argv):
         rest, changes = parsing.parse(*_parser(), argv)
         if changes and "config" not in rest:
@@ -27,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rest.overrides = changes
         try:
             code = rest.function(rest)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except BrokenPipeError:
             # The reader had enough (`| head`); the interpreter flushes once more on its way out.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -3,10 +3,9 @@
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from jaxkit.cli import tables
+from jaxkit.cli import parsing, tables
 from jaxkit.errors import UsageError
 from jaxkit.runs import rows
 from jaxkit.runs.text import number, printable
@@ -16,7 +15,7 @@ def compare(arguments: argparse.Namespace) -> int:
     """Compares two runs (A B), or two groups (A... --with B...)."""
     from jaxkit.runs import compare, groups
 
-    a, b = [Path(run) for run in arguments.runs], [Path(run) for run in arguments.others or ()]
+    a, b = [parsing.path(run) for run in arguments.runs], [parsing.path(run) for run in arguments.others or ()]
     if not b:
         if len(a) != 2:
             raise UsageError(

@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from jaxkit.cli import tables
+from jaxkit.cli import parsing, tables
 from jaxkit.configs import MISSING
 from jaxkit.errors import UsageError
 from jaxkit.runs import rows
@@ -18,7 +17,7 @@ def runs(arguments: argparse.Namespace) -> int:
 
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f"--limit: came {arguments.limit}, wanted at least 1")
-    top = Path(arguments.directory)
+    top = parsing.path(arguments.directory)
     conditions = [selecting.condition(text) for text in arguments.where]
     columns, sort = _names(arguments.columns), _names(arguments.sort)
     entries = index.runs(top)

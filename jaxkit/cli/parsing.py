@@ -4,6 +4,7 @@ import argparse
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from jaxkit import configs
@@ -20,6 +21,22 @@ class Parser(argparse.ArgumentParser):
             UsageError: always.
         """
         raise UsageError(f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)")
+
+
+def path(text: str) -> Path:
+    """The path that an argument names; a shell leaves the "~" of --output=~/FILE to the program.
+
+    Raises:
+        UsageError: there is no such user.
+
+    Example:
+        >>> path("runs/one")
+        PosixPath('runs/one')
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{text}: {error}") from None
 
 
 def parse(

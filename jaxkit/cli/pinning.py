@@ -3,10 +3,10 @@
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from jaxkit import configs
-from jaxkit.cli import planning
+from jaxkit.cli import parsing, planning
+from jaxkit.errors import UsageError
 
 
 def add(verb: Callable[..., argparse.ArgumentParser]) -> None:
@@ -23,11 +23,14 @@ def data(arguments: argparse.Namespace) -> int:
     from jaxkit.runs.command import compose
 
     config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
-    made = compose(planning.recipe_of(Path(arguments.experiment)), config)
+    made = compose(planning.recipe_of(parsing.path(arguments.experiment)), config)
     manifests = {split: dict(found.manifest) for split, found in opening.opened(made.data).items()}
     ref = pinning.reference(manifests)
     if arguments.write:
-        files.write_json(Path(arguments.write), manifests)
+        try:
+            files.write_json(parsing.path(arguments.write), manifests)
+        except OSError as error:
+            raise UsageError(f"--write: {arguments.write} cannot be written ({error.strerror})") from error
     if arguments.json:
         print(json.dumps({"ref": ref, "manifests": manifests}, indent=1))
         return 0

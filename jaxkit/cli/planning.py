@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxkit import configs
+from jaxkit.cli import parsing
 from jaxkit.errors import UsageError, did_you_mean
 
 # What `models.attention` says where another backend may not hold the scores, as cuDNN does not.
@@ -61,7 +62,7 @@ def plan(arguments: argparse.Namespace) -> int:
     from jaxkit.runs import feeding
     from jaxkit.runs.command import compose
 
-    made = compose(recipe_of(Path(arguments.experiment)), config)
+    made = compose(recipe_of(parsing.path(arguments.experiment)), config)
     on = costs.device(arguments.device) if arguments.device else None
     found = recipe.plan(made, batch_size=config.batch_size)
     feeding.check(made, found)

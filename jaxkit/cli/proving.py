@@ -4,11 +4,10 @@ import argparse
 import shutil
 import sys
 import tempfile
-from pathlib import Path
 from typing import Any
 
 from jaxkit import configs
-from jaxkit.cli import planning, replaying, tables
+from jaxkit.cli import parsing, planning, replaying, tables
 from jaxkit.runs.text import printable
 
 
@@ -41,7 +40,7 @@ def add(verb: Any) -> None:
 
 def verify_resume(arguments: argparse.Namespace) -> int:
     """Runs an experiment whole, then killed and resumed, and compares all that both leave."""
-    experiment = Path(arguments.experiment)
+    experiment = parsing.path(arguments.experiment)
     planning.check_file(experiment)
     config = configs.check_fields(configs.read(arguments.config, arguments.overrides))
     command = [sys.executable, str(experiment), f"--config={arguments.config}"]
@@ -49,7 +48,7 @@ def verify_resume(arguments: argparse.Namespace) -> int:
     _on_the_cpu()
     from jaxkit.proofs import killing
 
-    top = Path(arguments.workdir or tempfile.mkdtemp(prefix="jaxkit-verify-resume-"))
+    top = parsing.path(arguments.workdir or tempfile.mkdtemp(prefix="jaxkit-verify-resume-"))
     say = (lambda text: None) if arguments.json else (lambda text: print(text, flush=True))
     proof = None
     try:
@@ -104,9 +103,9 @@ def reproduce(arguments: argparse.Namespace) -> int:
 
     say = (lambda text: None) if arguments.json else (lambda text: print(printable(text), flush=True))
     made = reproducing.reproduce(
-        Path(arguments.run),
+        parsing.path(arguments.run),
         steps=arguments.steps,
-        keep=Path(arguments.keep) if arguments.keep else None,
+        keep=parsing.path(arguments.keep) if arguments.keep else None,
         allow=arguments.allow,
         say=say,
     )

@@ -1,10 +1,9 @@
 """`jaxkit replay`: one step of a run, rebuilt and taken apart, printed."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
-from jaxkit.cli import planning, tables
+from jaxkit.cli import parsing, planning, tables
 from jaxkit.runs.text import printable
 
 # How many of many arrays and examples a person is shown; JSON has all.
@@ -16,7 +15,7 @@ def replay(arguments: argparse.Namespace) -> int:
     from jaxkit.proofs import replaying, worktrees
     from jaxkit.runs import directory, programs, provenance
 
-    run = Path(arguments.run)
+    run = parsing.path(arguments.run)
     directory.read_config(run)
     programs.keep()
     here = worktrees.project()

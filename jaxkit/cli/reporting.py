@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from pathlib import Path
 
+from jaxkit.cli import parsing
 from jaxkit.errors import UsageError
 
 
@@ -12,10 +12,10 @@ def report(arguments: argparse.Namespace) -> int:
     from jaxkit.reports import report
     from jaxkit.runs import files
 
-    runs = [Path(run) for run in arguments.runs]
+    runs = [parsing.path(run) for run in arguments.runs]
     if arguments.output is None and len(runs) > 1:
         raise UsageError("report: of several runs it needs --output=FILE.html")
-    output = Path(arguments.output) if arguments.output else runs[0] / "report.html"
+    output = parsing.path(arguments.output) if arguments.output else runs[0] / "report.html"
     html = report.html(runs)
     if output.is_dir() or not output.parent.is_dir():
         raise UsageError(f"--output: {output} is no file in a directory that is there")
@@ -33,7 +33,7 @@ def dashboard(arguments: argparse.Namespace) -> int:
     """Serves the live dashboard until it is interrupted."""
     from jaxkit.reports import report, server, site
 
-    made = site.site(Path(arguments.directory))
+    made = site.site(parsing.path(arguments.directory))
     report.plotly()  # said now, rather than by an empty page
     said = "the dashboard is at {}; Ctrl-C ends it"
     started = lambda url: print(json.dumps({"url": url}) if arguments.json else said.format(url), flush=True)

@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-from jaxkit.cli import tables
+from jaxkit.cli import parsing, tables
 from jaxkit.runs.text import moment, number, printable, seconds
 
 _TIMING = {
@@ -25,7 +24,7 @@ def show(arguments: argparse.Namespace) -> int:
     """Prints what one run came to."""
     from jaxkit.runs import directory, files
 
-    run = Path(arguments.run)
+    run = parsing.path(arguments.run)
     found = directory.summary(run)
     if arguments.json:
         print(tables.as_json(found))

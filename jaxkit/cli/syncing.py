@@ -3,8 +3,8 @@
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 
+from jaxkit.cli import parsing
 from jaxkit.errors import UsageError
 from jaxkit.runs.text import printable
 
@@ -26,7 +26,7 @@ def sync(arguments: argparse.Namespace) -> int:
     """Sends what each writer of a run has not been given; 0 where nothing is missing afterwards."""
     from jaxkit.runs import directory, rows, tracking
 
-    run = Path(arguments.run)
+    run = parsing.path(arguments.run)
     config = directory.read_config(run)
     rows.read(run / directory.METRICS)  # what is no record is said here, not by the process that sends
     if directory.status(run)["status"] == "running":

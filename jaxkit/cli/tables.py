@@ -9,6 +9,8 @@ from typing import Any
 from jaxkit.runs.text import printable
 
 _HEADER = 20
+# Narrower no column is broken.
+_BROKEN = 12
 # To fit a long table to a window takes longer than anybody waits.
 _MOST_FITTED = 200
 
@@ -27,22 +29,50 @@ def show(*parts: Any) -> None:
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]], *, right: Sequence[int] = ()) -> Any:
     """A table without lines between its rows; the columns at `right` are numbers.
 
-    In a narrow window the first and the last column are broken, never a number.
+    In a narrow window the first and the last column are broken, never a number; where that is not enough, each
+    row is several lines.
     """
     cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
-    if not sys.stdout.isatty() or len(rows) > _MOST_FITTED:
+    if not (sys.stdout and sys.stdout.isatty()) or len(rows) > _MOST_FITTED:
         return _plain([printable(name) for name in columns], cells, right)
+    ends = {0, len(columns) - 1} - {*right}
+    if _least(columns, cells, ends) > _window():
+        return _row_by_row([printable(name) for name in columns], cells)
     from rich import box
     from rich.table import Table
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(columns):
-        ends = place in (0, len(columns) - 1) and place not in right
         justify: Any = "right" if place in right else "left"
-        made.add_column(header(name), justify=justify, overflow="fold", no_wrap=not ends)
+        made.add_column(header(name), justify=justify, overflow="fold", no_wrap=place not in ends)
     for row in cells:
         made.add_row(*row)
     return made
+
+
+def _window() -> int:
+    from rich.console import Console
+
+    return Console().width
+
+
+def _least(columns: Sequence[str], cells: Sequence[Sequence[str]], ends: set[int]) -> int:
+    """How wide a table is at least, with three spaces between its columns and one on each side."""
+    from rich.cells import cell_len
+
+    heads = [max(map(cell_len, header(name).split("\n"))) for name in columns]
+    widths = [max([head, *map(cell_len, column)]) for head, *column in zip(heads, *cells)]
+    return sum(min(w, _BROKEN) if n in ends else w for n, w in enumerate(widths)) + 3 * len(columns) - 1
+
+
+def _row_by_row(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Each row under its first cell, a line for each of the others that says something."""
+    width = max(map(len, columns[1:]), default=0)
+    lines = []
+    for first, *rest in rows:
+        lines += ["", f"{columns[0]}: {first}" if columns[0] else first]
+        lines += [f"  {name:{width}}  {cell}" for name, cell in zip(columns[1:], rest) if cell]
+    return "\n".join([*lines, ""])
 
 
 def _plain(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int]) -> str:

@@ -72,7 +72,8 @@ def explained(*, debug: bool, busy: int = TRY_AGAIN) -> Iterator[None]:
         code = busy if isinstance(error, Busy) else USAGE
         if isinstance(error, OSError):
             error = files.explain(error, "reading or writing a file")
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         print(text.printable(f"error: {error}"), file=sys.stderr)
         sys.exit(code)
     except KeyboardInterrupt:
