@@ -45,7 +45,8 @@ def _pair(found: Mapping[str, Any], *, diff: bool) -> Iterator[Any]:
     if found["metrics"]:
         values = [(name, number(a), number(b), _change(a, b)) for name, (a, b) in found["metrics"].items()]
         yield tables.table(("last evaluation", "A", "B", "B - A"), values, right=(1, 2, 3))
-    times = [(name, number(a), number(b)) for name, (a, b) in found["timing"].items()]
+    shown = lambda value: "" if value is None else number(value)
+    times = [(name, shown(a), shown(b)) for name, (a, b) in found["timing"].items()]
     if times:
         yield tables.table(("timing", "A", "B"), times, right=(1, 2))
 

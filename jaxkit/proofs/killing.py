@@ -81,6 +81,8 @@ def prove(
 def _check(kills: int, top: Path) -> None:
     if kills < 1:
         raise UsageError(f"--kills: came {kills}, wanted at least 1")
+    if directory.holds_run(top):
+        raise UsageError(f"workdir: {top} is a run's; choose another with --workdir=DIR")
     for name in (WHOLE, "killed-1"):
         if (top / name).exists():
             raise UsageError(f"workdir: {top} holds a proof already ({name}); choose another with --workdir=DIR")

@@ -138,7 +138,9 @@ def run(
     console = Console(highlight=False, markup=False, quiet=not worker.leads)
     if worker.agrees(_is_finished(folder, config if allow else None)):
         if worker.leads:
-            with directory.claim(folder, config, experiment):
+            # Whoever may not write there may look.
+            claimed = directory.claim if os.access(folder, os.W_OK) else _looked_at
+            with claimed(folder, config, experiment):
                 console.print("This run is finished. Another --workdir=DIR starts it afresh.")
             results.show(console, folder, shown)
         return OK
@@ -188,6 +190,14 @@ def run(
     elif code == TRY_AGAIN and worker.leads:
         console.print(str(shown), soft_wrap=True)
     return code
+
+
+@contextlib.contextmanager
+def _looked_at(folder: Path, config: configs.Frozen, experiment: str) -> Iterator[None]:
+    from jaxkit.runs import directory
+
+    directory.check(folder, config, experiment)
+    yield
 
 
 def _is_finished(folder: Path, config: configs.Frozen | None) -> bool:

@@ -41,6 +41,9 @@ def check(workdir: Path, config: configs.Frozen, experiment: str, allow: Sequenc
         _check_same_run(workdir, config, experiment, allow)
         return
     configs.check_paths(allow, config, flag="--allow-config-change")
+    around = next((folder for folder in workdir.absolute().parents if holds_run(folder)), None)
+    if around is not None:
+        raise UsageError(f"workdir: {workdir} lies in the run {around}; choose another with --workdir=DIR")
     if workdir.is_symlink() and not workdir.exists():
         raise UsageError(
             f"workdir: {workdir} is a link to {workdir.readlink()}, which is not there; make that directory, or"
@@ -248,6 +251,16 @@ def summary(workdir: Path, recorded: Sequence[Mapping[str, Any]] | None = None) 
         "timing": stands["timing"],
         "newest": newest,
     }
+
+
+def holds_run(path: Path) -> bool:
+    """Whether what is in a directory is a run's, also where others may have a file called config.json.
+
+    Example:
+        >>> holds_run(Path("there_is_no_such_directory"))
+        False
+    """
+    return is_run(path) and os.path.isfile(path / STATUS)
 
 
 def is_run(path: Path) -> bool:

@@ -133,6 +133,12 @@ def begin(
             f"config.num_steps: came {step}, where the run in {folder} was stopped between two rows of its record;"
             f" wanted more steps, if only {step + 1}, so that there is a last row"
         )
+    finished = directory.status(folder)["status"] == "finished"
+    if claim.changed and finished and step == config.num_steps:
+        raise UsageError(
+            f"config.{claim.changed[0].path}: the run in {folder} is finished, and no step is left to be taken with"
+            " another; wanted more steps too, or another --workdir=DIR"
+        )
     if claim.changed:
         change_config(folder, config, after_step=step)
     assets.keep(missing)

@@ -42,9 +42,6 @@ NUMBERS = (
 ENVIRONMENT = (*NUMBERS, "CUDA_VISIBLE_DEVICES")
 
 _PACKAGES = {"site-packages", "dist-packages"}
-# Where these are, a directory is a run's, which is no code.
-_OF_A_RUN = (directory.CONFIG, directory.STATUS)
-
 # The types of what is read back; [kind]: a list of those.
 _START = {
     "fingerprint": str,
@@ -284,7 +281,7 @@ def _changed(root: Path, leave_out: Path) -> list[str] | None:
     names = [name.rstrip("/") for name in os.fsdecode(changed + new).split("\0") if name]
     file = lambda path: not os.path.exists(path) or os.path.isfile(path) or os.path.islink(path)
     wanted = lambda path: file(path) or os.path.exists(path / ".git")
-    of_run = functools.cache(lambda folder: all((folder / name).is_file() for name in _OF_A_RUN))
+    of_run = functools.cache(directory.holds_run)
     within = lambda path: [folder for folder in path.parents if folder != root and folder.is_relative_to(root)]
     outside = lambda path: not path.is_relative_to(root / "runs") and not path.is_relative_to(leave_out)
     ours = lambda path: outside(path) and not any(map(of_run, within(path)))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import threading
 import time
 from functools import partial
@@ -210,8 +211,6 @@ def test_data_that_is_not_in_memory_is_trained_on_and_evaluated_to_the_same_bits
 def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(
     tmp_path, uninterrupted, capsys, name, said
 ):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     directory.set_status(workdir, status="running")
@@ -228,8 +227,6 @@ def test_a_run_that_lost_its_newest_checkpoint_goes_on_from_the_one_before(
 
 
 def test_a_run_killed_before_its_report_writes_it_when_started_again(tmp_path, uninterrupted):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     directory.set_status(workdir, status="running", params_sha256=None)
@@ -276,6 +273,33 @@ def test_fused_and_single_steps_record_the_same(tmp_path, single, recipe, reques
     for one, other in zip(without_wall(tmp_path / "run"), without_wall(single)):
         for name in one.keys() - {"digest"}:
             assert one[name] == pytest.approx(other[name], rel=1e-6), name
+
+
+def test_a_finished_run_is_shown_to_whoever_may_not_write_there(uninterrupted, capsys, monkeypatch):
+    """Root may write anywhere, and is told here that it may not."""
+    whole, before = os.access, {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and whole(path, mode, **more))
+    assert run(uninterrupted, config()) == command.OK
+    assert capsys.readouterr().out.startswith("This run is finished")
+    assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
+
+
+def test_a_finished_run_is_given_no_other_config_without_a_step(tmp_path, uninterrupted):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    before = {path: path.read_bytes() for path in workdir.rglob("*.json*")}
+    with pytest.raises(UsageError, match=r"config\.seed: the run in .* is finished, and no step is left"):
+        command.run(recipe, config(seed=9), experiment="blobs", workdir=workdir, allow=("seed",))
+    assert before == {path: path.read_bytes() for path in workdir.rglob("*.json*")}
+
+
+def test_no_run_begins_within_another(tmp_path, uninterrupted):
+    workdir = shutil.copytree(uninterrupted, tmp_path / "run")
+    with pytest.raises(UsageError, match=r"workdir: .*/run/sub/deep lies in the run .*/run; choose another"):
+        run(workdir / "sub/deep", config())
+    assert not (workdir / "sub").exists()
+    # Others may have a file of that name.
+    (tmp_path / directory.CONFIG).write_text("{}")
+    assert run(tmp_path / "other", config(num_steps=10)) == command.OK
 
 
 def test_a_finished_run_is_shown_and_not_trained_again(uninterrupted, capsys):
@@ -393,8 +417,6 @@ def test_an_evaluation_has_few_calls_under_way(monkeypatch):
 
 
 def test_other_data_is_refused_when_a_run_goes_on(tmp_path, uninterrupted):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     directory.set_status(workdir, status="running")
@@ -414,8 +436,6 @@ def test_other_data_is_refused_when_a_run_goes_on(tmp_path, uninterrupted):
     ids=["structure", "shape"],
 )
 def test_code_that_was_changed_so_that_no_checkpoint_fits_is_one_line(tmp_path, uninterrupted, change):
-    import shutil
-
     workdir = tmp_path / "run"
     shutil.copytree(uninterrupted, workdir)
     directory.set_status(workdir, status="running")
