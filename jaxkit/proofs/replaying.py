@@ -80,7 +80,7 @@ def replay(
         now.number,
         start,
         tuple(indices.tolist()),
-        notes=tuple(_notes(config, run)),
+        notes=(*_first(now.number, step), *_notes(config, run)),
         values=record.values(found),
         recorded=recorded,
         replayed=replayed,
@@ -164,6 +164,11 @@ def _losses(run: Path, sums: Mapping[int, Any], start: int, step: int) -> tuple[
         return row["loss"], None
     total = ledger.summed([sums[number] for number in range(first, step + 1)])
     return row["loss"], record.values(total)["loss"]
+
+
+def _first(number: int, asked: int) -> Iterator[str]:
+    if number < asked:
+        yield f"step {number} is the first that is not finite, so it is taken apart instead of step {asked}"
 
 
 def _notes(config: Any, run: Path) -> Iterator[str]:

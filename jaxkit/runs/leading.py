@@ -136,8 +136,8 @@ def begin(
     finished = directory.status(folder)["status"] == "finished"
     if claim.changed and finished and step == config.num_steps:
         raise UsageError(
-            f"config.{claim.changed[0].path}: the run in {folder} is finished, and no step is left to be taken with"
-            " another; wanted more steps too, or another --workdir=DIR"
+            f"config.{claim.changed[0].path}: the run in {folder} is finished, and no step is left to be taken"
+            " with another; wanted more steps too, or another --workdir=DIR"
         )
     if claim.changed:
         change_config(folder, config, after_step=step)

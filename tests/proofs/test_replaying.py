@@ -113,6 +113,10 @@ def test_the_replay_names_the_step_the_example_the_operation_and_the_layer(diver
     found = replaying.replay(recipe, diverged, 10)
     spoiled = victim(config())
     assert (found.step, found.start) == (SPOILED_STEP, 8)
+    assert (
+        found.notes[0]
+        == f"step {SPOILED_STEP} is the first that is not finite, so it is taken apart instead of step 10"
+    )
     assert spoiled in found.examples
     assert len(found.examples) == BATCH
     assert found.recorded == "nan"
