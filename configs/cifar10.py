@@ -13,8 +13,9 @@ LAYOUTS = {"jit": {"call": "jaxkit.parallel.jit"}, "pmap": {"call": "jaxkit.para
 
 
 def get_config(arg=""):
-    choice = configs.variants(arg, layout=tuple(LAYOUTS))
-    num_steps = 20_000
+    choice = configs.variants(arg, layout=tuple(LAYOUTS), num_steps=20_000)
+    # Of the schedule too: `:num_steps=N` moves both, --config.num_steps the end of the run alone.
+    num_steps = choice.num_steps
     fields = ("image", "label")
     return {
         "seed": 0,

@@ -43,8 +43,9 @@ LAYOUTS = {"jit": {"call": "jaxkit.parallel.jit"}, "pmap": {"call": "jaxkit.para
 
 
 def get_config(arg=""):
-    choice = configs.variants(arg, data=tuple(DATA), layout=tuple(LAYOUTS))
-    num_steps = 2_000
+    choice = configs.variants(arg, data=tuple(DATA), layout=tuple(LAYOUTS), num_steps=2_000)
+    # Of the schedule too: `:num_steps=N` moves both, --config.num_steps the end of the run alone.
+    num_steps = choice.num_steps
     return {
         "seed": 0,
         "num_steps": num_steps,

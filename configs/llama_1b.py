@@ -36,8 +36,9 @@ LAYOUTS = {
 
 
 def get_config(arg=""):
-    choice = configs.variants(arg, layout=tuple(LAYOUTS))
-    num_steps = 1_000
+    choice = configs.variants(arg, layout=tuple(LAYOUTS), num_steps=1_000)
+    # Of the schedule too: `:num_steps=N` moves both, --config.num_steps the end of the run alone.
+    num_steps = choice.num_steps
     return {
         "seed": 0,
         "num_steps": num_steps,

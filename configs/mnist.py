@@ -15,8 +15,9 @@ MODELS = {
 
 
 def get_config(arg=""):
-    choice = configs.variants(arg, model=tuple(MODELS))
-    num_steps = 5_000
+    choice = configs.variants(arg, model=tuple(MODELS), num_steps=5_000)
+    # Of the schedule too: `:num_steps=N` moves both, --config.num_steps the end of the run alone.
+    num_steps = choice.num_steps
     return {
         "seed": 0,
         "num_steps": num_steps,

@@ -21,8 +21,9 @@ LENGTH = 128
 
 
 def get_config(arg=""):
-    choice = configs.variants(arg, tokenizer=tuple(TOKENIZERS))
-    num_steps = NUM_STEPS[choice.tokenizer]
+    choice = configs.variants(arg, tokenizer=tuple(TOKENIZERS), num_steps=0)
+    # Of the schedule too: `:num_steps=N` moves both, --config.num_steps the end of the run alone.
+    num_steps = choice.num_steps or NUM_STEPS[choice.tokenizer]
     text = {
         "call": "jaxkit.data.text",
         "corpus": {"call": "jaxkit.data.stdlib"},

@@ -227,6 +227,12 @@ def test_every_config_file_has_a_row():
     assert files == {name.partition(":")[0] for name in RUNS | TEXT_RUNS}
 
 
+@pytest.mark.parametrize("path", sorted((TOP / "configs").glob("*.py")), ids=lambda path: path.stem)
+def test_the_variant_of_the_steps_moves_the_schedule_too(path):
+    config = configs.read(f"{path}:num_steps=40", [])
+    assert (config.num_steps, config.optimizer.learning_rate.decay_steps) == (40, 40)
+
+
 def test_experiments_are_short():
     for path in (TOP / "experiments").glob("*.py"):
         assert len(path.read_text().splitlines()) <= 250, path

@@ -153,6 +153,7 @@ def run(
 
     for name in (watchdog.ENVIRONMENT, process.STOP_SECONDS):
         process.seconds_of(name)
+    together.check_same_config(config)
     built = compose(recipe, config)
     # The preflight and the loop trace them once between them.
     init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))
@@ -166,6 +167,7 @@ def run(
         checkpoints.check_room(folder, planned.state_bytes)
         cursors.check(config.writers)
     examples = opening.opened(built.data)
+    together.check_same_data({split: opened.manifest for split, opened in examples.items()})
     worker.says(directory=str(folder))
     begun: list[int] = []
     with directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as claim:

@@ -14,6 +14,9 @@ from jaxkit.runs import record, stopping
 from jaxkit.runs.progress import Progress
 from jaxkit.types import Metrics
 
+# Steps without a change of the parameters after which that is said.
+STILL = 100
+
 
 class Steps(NamedTuple):
     """The steps of one call, still on the devices: those before it, and of each its metrics and a fold."""
@@ -56,6 +59,8 @@ def ledger(
     log_every, num_steps = config.log_every, config.num_steps
     evaluations: dict[str, Metrics] = {}
     warned: list[int] = []
+    # The newest fold that was another than the one before, and its step; what was said of it.
+    still, said = (-1, 0), list[int]()
     # Which row says that the run must end, and why.
     ends: list[tuple[int, stopping.Diverged]] = []
     rows: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
@@ -66,6 +71,18 @@ def ledger(
             warned.append(step)
             name, value = next(item for item in values.items() if isinstance(item[1], str))
             progress.message(f"warning: step {step}: {name} is {value}; is the learning rate too high?")
+
+    def look_at(step: int, fold: int) -> None:
+        """Says once that no step changes anything: a schedule that ends before the run leaves a rate of 0."""
+        nonlocal still
+        if fold != still[0]:
+            still = fold, step
+        elif step - still[1] >= STILL and STILL not in said:
+            said.append(STILL)
+            progress.message(
+                f"warning: the parameters are those of step {still[1]} still at step {step}; does the schedule of"
+                " the learning rate end before the run?"
+            )
 
     def judge(step: int, values: Mapping[str, Any], logs: bool = True) -> None:
         found = wrong(values.get("loss"), logs)
@@ -119,6 +136,7 @@ def ledger(
         found = record.values_of_each(jax.tree.unflatten(tree, [total[:-1] for total in sums]))
         recorder.extend([(numbers[n], values, folds[n]) for n, values in zip(last_of, found)])
         for n, values in zip(last_of, found):
+            look_at(numbers[n], folds[n])
             warn_once(numbers[n], values)
             judge(numbers[n], values)
         interval = jax.tree.unflatten(tree, [np.asarray(total[-1]) for total in sums])
@@ -147,7 +165,9 @@ def ledger(
             evaluations[split] = summed([on_host(part) for part in parts])
             values |= record.values(evaluations[split], prefix=f"{split}/")
         if values:
-            recorder.append(step, values, int(parameters), speed)
+            fold = int(parameters)
+            look_at(step, fold)
+            recorder.append(step, values, fold, speed)
             progress.update(step, values, speed)
             warn_once(step, values)
 

@@ -3,8 +3,9 @@
 Alone in a run, each of these does nothing.
 """
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +14,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxkit import configs
 from jaxkit.errors import UsageError
+from jaxkit.runs.compare import differing
 from jaxkit.types import Indexed, Layout
 
 # Whether somebody has been asked to stop is agreed on this often, and after so many calls at the latest.
@@ -92,6 +95,56 @@ def from_first(value: int) -> int:
     if jax.process_count() == 1:
         return value
     return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
+def texts(text: str) -> list[str]:
+    """What each process says, in every process; waits for all.
+
+    Example:
+        >>> texts("seed 0")
+        ['seed 0']
+    """
+    if jax.process_count() == 1:
+        return [text]
+    said = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(said.size))
+    padded = np.pad(said, (0, int(sizes.max()) - said.size))
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes)]
+
+
+def check_same_config(config: configs.Frozen) -> None:
+    """Checks that every process has the config of process 0: each may have read a file of its own.
+
+    Raises:
+        UsageError: in all of them, one has another.
+
+    Example:
+        >>> check_same_config(configs.freeze({"seed": 0}))
+    """
+    first, *others = map(configs.from_json, texts(configs.to_json(config)))
+    for number, other in enumerate(others, 1):
+        for path, a, b in configs.differences(first, other):
+            raise UsageError(
+                f"config.{path}: is {a!r} in process 0, and {b!r} in process {number}; give all the same config"
+            )
+
+
+def check_same_data(manifests: Mapping[str, Any]) -> None:
+    """Checks that every process reads the data of process 0: each may have prepared its own.
+
+    Raises:
+        UsageError: in all of them, one reads other data.
+
+    Example:
+        >>> check_same_data({"train": {"sha256": "0a"}})
+    """
+    first, *others = map(json.loads, texts(json.dumps(manifests, default=str)))
+    for number, other in enumerate(others, 1):
+        for split, manifest in first.items():
+            for entry in differing(manifest, other.get(split, {})):
+                said = f"{entry} {manifest.get(entry)} in process 0, {other.get(split, {}).get(entry)} in process"
+                raise UsageError(f"config.data.{split}: {said} {number}; give all the same data")
 
 
 def wait(name: str) -> None:

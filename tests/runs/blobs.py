@@ -18,7 +18,7 @@ from jaxkit.types import Examples, Recipe
 def sources(*, in_memory: bool):
     """Images of 8 x 8 in which the brighter half is to be named; from memory, or read batch by batch."""
     rng = np.random.default_rng(0)
-    images = rng.normal(size=(300, 8, 8, 1)).astype(np.float32)
+    images = rng.normal(size=(300, 8, 8, 1)).astype(np.float32) * np.float32(os.environ.get("BLOBS_SCALE", 1))
     labels = (images[:, :4].sum(axis=(1, 2, 3)) > images[:, 4:].sum(axis=(1, 2, 3))).astype(np.int32)
     found = {}
     for name, rows in {"train": slice(0, 250), "test": slice(250, None)}.items():

@@ -1,10 +1,12 @@
 """The config of tests/runs/blobs.py."""
 
+import os
+
 
 def get_config(arg=""):
     """A run of some seconds, with a checkpoint every few steps."""
     return {
-        "seed": 3,
+        "seed": int(os.environ.get("BLOBS_SEED", 3)),
         "num_steps": 24,
         "batch_size": 32,
         "log_every": 1,

@@ -174,6 +174,21 @@ def test_two_processes_come_to_the_numbers_of_one_and_leave_one_set_of_files(fin
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("BLOBS_SEED", "config.seed: is 3 in process 0, and 2 in process 1; give all the same config"),
+        ("BLOBS_SCALE", "config.data.train: sha256 "),
+    ],
+)
+def test_processes_with_another_config_or_other_data_are_refused(tmp_path, variable, said):
+    """Each reads files of its own host."""
+    with processes(tmp_path / "run", environment={1: {variable: "2"}}) as started:
+        assert codes(started) == [command.USAGE, command.USAGE]
+    assert said in blame(outputs(tmp_path / "run")[0])
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_step_that_hangs_ends_both_and_each_reads_on_its_own_rows_of_the_same_batches(tmp_path, alone):
     workdir, on_disk = tmp_path / "run", "--config.in_memory=False"
     # One hangs, and the other waits for it: either may see first that its step takes too long.

@@ -284,6 +284,23 @@ def test_a_finished_run_is_shown_to_whoever_may_not_write_there(uninterrupted, c
     assert before == {path: path.stat().st_mtime_ns for path in uninterrupted.rglob("*")}
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 10])
+def test_steps_that_change_nothing_are_told_of_once(tmp_path, capsys, steps_per_call):
+    """What a schedule leaves that ends before the run."""
+    rate = {"call": "optax.cosine_decay_schedule", "init_value": 0.1, "decay_steps": 20}
+    optimizer = {"call": "optax.sgd", "learning_rate": rate}
+    intervals = {
+        "num_steps": 240,
+        "eval_every": 240,
+        "checkpoint_every": 240,
+        "log_every": 1 if steps_per_call > 1 else 20,
+    }
+    changed = config(optimizer=optimizer, steps_per_call=steps_per_call, **intervals)
+    assert run(tmp_path / "run", changed) == command.OK
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("warning: the parameters are those of step 20 still at step 120; does the schedule") == 1
+
+
 def test_a_finished_run_is_given_no_other_config_without_a_step(tmp_path, uninterrupted):
     workdir = shutil.copytree(uninterrupted, tmp_path / "run")
     before = {path: path.read_bytes() for path in workdir.rglob("*.json*")}
