@@ -109,5 +109,5 @@ def _outside(name: str, where: str, allow: Sequence[str]) -> str:
     may = ", ".join(allow)
     return (
         f"{where}: {name!r} is outside what this config may call: {may};"
-        " allow its module if you trust it (--allow=MODULE)"
+        ' allow its module if you trust it (--allow=MODULE, in Python allow=["MODULE"])'
     )

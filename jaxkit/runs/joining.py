@@ -89,6 +89,7 @@ def _gather(
     """Waits until every other process has come."""
     channels: dict[int, Channel] = {}
     strangers: list[Channel] = []
+    refused: dict[int, str] = {}
     hosts = {0: str(hello["host"])}
     until = time.monotonic() + settings.join_seconds
     # Closed once all have come: whoever comes later belongs to another start, and tries again.
@@ -97,6 +98,9 @@ def _gather(
             if time.monotonic() > until:
                 missing = ", ".join(str(id) for id in range(settings.num_processes) if id not in hosts)
                 text = f"process {missing} of {settings.num_processes} has not come in {settings.join_seconds:g} s"
+                text += "".join(
+                    f"; one that came was refused: {why}" for id, why in refused.items() if id not in hosts
+                )
                 for found in channels.values():
                     found.send({"end": LOST, "text": text})
                 part(channels.values())
@@ -113,6 +117,7 @@ def _gather(
                 strangers.remove(found)
                 wrong = _misfit(came, hello, hosts) if came else ""
                 if wrong:
+                    refused[came["process_id"]] = wrong.removeprefix("--distributed: ")
                     found.send({"end": USAGE, "text": wrong})
                 elif came:
                     channels[came["process_id"]], hosts[came["process_id"]] = found, str(came["host"])

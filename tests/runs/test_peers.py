@@ -312,6 +312,16 @@ def test_who_does_not_come_is_named(passes):
     assert first.text == second.text == "process 1, 3 of 4 has not come in 1 s"
 
 
+def test_who_came_and_was_refused_is_named_to_those_who_wait(passes):
+    port = free_port()
+    passes(1)
+    first, second = joined((settings(port, 2, 0, 1.0), COMMAND), (settings(port, 2, 1), [*COMMAND, "--debug"]))
+    assert (first.code, second.code) == (LOST, USAGE)
+    assert first.text.startswith(
+        "process 1 of 2 has not come in 1 s; one that came was refused: process 1 is not started"
+    )
+
+
 def test_a_missing_process_0_is_named():
     port = free_port()
     (alone,) = joined((settings(port, 2, 1, 0.5), COMMAND))
