@@ -154,11 +154,13 @@ def run(
     for name in (watchdog.ENVIRONMENT, process.STOP_SECONDS):
         process.seconds_of(name)
     together.check_same_config(config)
+    process.check_asked()
     built = compose(recipe, config)
     # The preflight and the loop trace them once between them.
     init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))
     built = built._replace(init=init, update=update, evaluate=evaluate)
     planned = plan(built, batch_size=config.batch_size)
+    process.check_asked()
     memory.prepare(planned)
     together.check(built.layout)
     feeding.check(built, planned)
@@ -168,6 +170,7 @@ def run(
         cursors.check(config.writers)
     examples = opening.opened(built.data)
     together.check_same_data({split: opened.manifest for split, opened in examples.items()})
+    process.check_asked()
     worker.says(directory=str(folder))
     begun: list[int] = []
     with directory.claim(folder, config, experiment, allow) if worker.leads else contextlib.nullcontext() as claim:

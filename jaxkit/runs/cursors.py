@@ -1,5 +1,7 @@
 """The writers of a run by name, and how far each has come: `writers/NAME.json`."""
 
+import contextlib
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -57,6 +59,9 @@ def tasks(writers: Sequence[Any]) -> list[Task]:
     found: list[Task] = []
     for index, config in enumerate(writers):
         base = str(config["call" if "call" in config else "function"]).rpartition(".")[2]
+        for other in found:
+            if other.config == config:
+                raise UsageError(f"config.writers.{index}: is {other.where} once more; give each once")
         same = sum(task.name.partition("-")[0] == base for task in found)
         found.append(Task(f"{base}-{same + 1}" if same else base, config, f"config.writers.{index}"))
     return found
@@ -131,4 +136,19 @@ def _plain(task: Task) -> Any:
 
 
 def _path(run: Path, task: Task) -> Path:
-    return run / FOLDER / f"{task.name}.json"
+    """The file of a writer: the one that has its config, whatever it is called, for its place may have changed."""
+    folder, config = run / FOLDER, _plain(task)
+    own = folder / f"{task.name}.json"
+    others = [path for path in sorted(folder.glob("*.json")) if path != own]
+    for path in (own, *others):
+        if _config_in(path) == config:
+            return path
+    # What another writer was given is not forgotten.
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+    return folder / f"{task.name}-{digest}.json" if _config_in(own) is not None else own
+
+
+def _config_in(path: Path) -> Any:
+    with contextlib.suppress(UsageError, OSError):
+        return (files.read_json(path) or {}).get("config")
+    return None

@@ -51,15 +51,37 @@ def handled(handler: Callable[[int, Any], None], *numbers: signal.Signals) -> It
             signal.signal(number, old)
 
 
+# Python drops what a handler raises within a callback of its garbage collector, and jax has one: so it is noted.
+_asked = threading.Event()
+
+
 @contextlib.contextmanager
 def asked_to_stop() -> Iterator[None]:
     """SIGTERM and SIGHUP end what is inside as Ctrl-C does, so that it can clean up behind itself."""
 
     def stop(number, frame):
+        _asked.set()
         raise KeyboardInterrupt
 
-    with handled(stop, signal.SIGTERM, signal.SIGHUP):
-        yield
+    _asked.clear()
+    try:
+        with handled(stop, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            yield
+    finally:
+        _asked.clear()
+
+
+def check_asked() -> None:
+    """Ends what `asked_to_stop` is to end, where that was asked and came to nothing.
+
+    Raises:
+        KeyboardInterrupt: it was.
+
+    Example:
+        >>> check_asked()
+    """
+    if _asked.is_set():
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -85,6 +107,8 @@ def signals() -> Iterator[threading.Event]:
 
     try:
         with handled(stop, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if _asked.is_set():
+                stopped.set()
             yield stopped
     finally:
         for timer in timers:

@@ -5,6 +5,7 @@ has not been given is in the record, so that nothing has to be held in memory.
 """
 
 import contextlib
+import json
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -45,6 +46,10 @@ def send(job: Job) -> None:
 
     def save(changed: Cursor) -> None:
         nonlocal cursor, pause
+        try:
+            json.dumps(changed.kept)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"what the writer keeps (flush, keep) is no JSON: {error}") from error
         # In memory first: a full disk must not make what was sent count as missing.
         cursor = changed
         if not changed.error:
@@ -57,14 +62,15 @@ def send(job: Job) -> None:
             cursor = cursor or cursors.read(job.run, job.task)
             _attempt(job, cursor, save)
             return
-        except Exception as error:  # whatever a library, a server or a disk can do
+        except BaseException as error:  # whatever a library, a server or a disk can do, sys.exit too
             text = " ".join(f"{type(error).__name__}: {error}".split())[:300]
             if not said:
                 job.say(
                     f"{text}; the record has what is missed here, `jaxkit sync {job.run}` sends it at the latest"
                 )
             said = True
-            with contextlib.suppress(OSError):
+            # What cannot be written is not kept either.
+            with contextlib.suppress(OSError, TypeError, ValueError):
                 save((cursor or cursors.new(job.task))._replace(error=text))
         if last:
             return

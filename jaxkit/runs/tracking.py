@@ -126,18 +126,21 @@ def start(
         if process.returncode is not None:
             return
         tell(seconds)
+        ended: int | None = None
         try:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
+                ended = process.wait(seconds) or None
         finally:
             _end(process)
         listener.join(1.0)
         for task in cursors.tasks(writers):
             left = _missing(run, task)
-            if left and task.name not in said:
-                warn(
-                    f"{task.name}: {left} rows not sent in the {seconds:g} s given; `jaxkit sync {run}` sends them"
+            what = f"{left} rows not sent" if left else "" if _is_closed(run, task) else "not closed"
+            if what and task.name not in said:
+                why = (
+                    f"in the {seconds:g} s given" if ended is None else f"as its process ended (exit code {ended})"
                 )
+                warn(f"{task.name}: {what} {why}; `jaxkit sync {run}` {'sends them' if left else 'closes it'}")
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
@@ -169,6 +172,13 @@ def _missing(run: Path, task: cursors.Task) -> int:
     return 0
 
 
+def _is_closed(run: Path, task: cursors.Task) -> bool:
+    """Whether a writer was closed; True too where its cursor says nothing that can be read."""
+    with contextlib.suppress(UsageError, OSError, ValueError, KeyError):
+        return cursors.read(run, task).closed
+    return True
+
+
 def _end(process: subprocess.Popen[str]) -> None:
     """Ends a process and what it has started, if it has not ended."""
     if process.poll() is None:
@@ -187,13 +197,15 @@ def sync(run: Path, writers: Sequence[Any], *, seconds: float, allow: Sequence[s
     """
     tasks = cursors.check(writers, allow)
     before = [cursors.missing(run, cursors.read(run, task)) for task in tasks]
-    start(run, writers, lambda text: None, allow, aside=False)(seconds)
+    said: list[str] = []
+    start(run, writers, said.append, allow, aside=False)(seconds)
     found = []
     for task, rows in zip(tasks, before):
         cursor = cursors.read(run, task)
         left = cursors.missing(run, cursor)
         whole = left == 0 and cursor.closed
-        error = cursor.error or (None if whole else f"not done within {seconds:g} s")
+        ended = next((t.partition(";")[0] for t in said if t.startswith(f"{task.name}: ") and "ended" in t), None)
+        error = cursor.error or (None if whole else ended or f"not done within {seconds:g} s")
         found.append(
             {"writer": task.name, "sent": rows - left, "missing": left, "step": cursor.step, "error": error}
         )

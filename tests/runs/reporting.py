@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +36,21 @@ def policy(*, path: str) -> Writer:
     """Notes when the system lets its thread run, and in which session: Linux gives each a share of its own."""
     write = lambda step, values, wall: Path(path).write_text(f"{os.sched_getscheduler(0)} {os.getsid(0)}")
     return Writer(write, lambda: None)
+
+
+def odd(*, path: str, how: str) -> Writer:
+    """Ends its process, leaves by sys.exit, hangs when it is closed, or keeps what is no JSON."""
+
+    def write(step, values, wall):
+        if how == "dies":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if how == "exits":
+            sys.exit("I am off")
+        with Path(path).open("a") as file:
+            print(json.dumps([step, values]), file=file)
+
+    close = lambda: time.sleep(3600 if how == "hangs" else 0)
+    return Writer(write, close, lambda run: None, lambda: {"where": Path(path)} if how == "keeps" else {})
 
 
 def nothing() -> None:

@@ -1,5 +1,6 @@
 """The command line: what a mistake prints, what help says, and the exit codes."""
 
+import gc
 import json
 import os
 import signal
@@ -584,6 +585,35 @@ def test_who_is_asked_to_stop_before_the_first_step_says_try_again(number, capsy
         runs.main(lambda config: os.kill(os.getpid(), number), [EXPERIMENT, *SMALL])
     assert caught.value.code == 75
     assert capsys.readouterr().err == "interrupted; start the same command again\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("number", [*STOPS, signal.SIGINT])
+@pytest.mark.parametrize("where", ["recipe", "begins"])
+def test_what_python_drops_of_being_asked_to_stop_is_noted(where, number, tmp_path, capsys, monkeypatch, unharmed):
+    """An exception in a callback of the garbage collector goes nowhere; jax has such a callback."""
+    from jaxkit.data import opening
+    from jaxkit.runs import leading
+
+    def ask(phase, info):
+        os.kill(os.getpid(), number)
+
+    def asked(*arguments, **named):
+        gc.callbacks.append(ask)
+        gc.collect()
+        gc.callbacks.remove(ask)
+        return whole(*arguments, **named)
+
+    monkeypatch.chdir(TOP)
+    place, name = (opening, "opened") if where == "recipe" else (leading.feeding, "choose_form")
+    whole = getattr(place, name)
+    monkeypatch.setattr(place, name, asked)
+    code, _, err = main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)
+    assert code == 75
+    assert "Traceback" not in err
+    monkeypatch.undo()
+    monkeypatch.chdir(TOP)
+    assert main(*SMALL, f"--workdir={tmp_path / 'run'}", capsys=capsys)[0] == 0
 
 
 def test_who_is_asked_to_stop_after_the_last_step_says_try_again(tmp_path, capsys, monkeypatch, unharmed):

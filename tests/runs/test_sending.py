@@ -245,6 +245,52 @@ def test_a_writer_that_hangs_is_ended_when_the_time_is_over(tmp_path, capsys):
     assert (code, found[0]["missing"], found[0]["error"]) == (1, 40, "not done within 3 s")
 
 
+@pytest.mark.parametrize(
+    ("how", "error", "warning"),
+    [
+        ("dies", "40 rows not sent as its process ended (exit code -11)", "odd: 40 rows not sent as its process"),
+        ("exits", "SystemExit: I am off", "SystemExit: I am off; the record has what is missed"),
+        ("hangs", "not done within 3 s", "odd: not closed in the 3 s given; `jaxkit sync "),
+        (
+            "keeps",
+            "TypeError: what the writer keeps (flush, keep) is no JSON: ",
+            "TypeError: what the writer keeps",
+        ),
+    ],
+)
+def test_what_became_of_a_writer_is_said(tmp_path, capsys, how, error, warning):
+    run = make_run(tmp_path / "run", {"call": "reporting.odd", "path": str(tmp_path / "out"), "how": how})
+    said: list[str] = []
+    tracking.start(run, directory.read_config(run).writers, said.append, ["reporting"], aside=False)(3)
+    assert any(warning in text for text in said), said
+    code, found = sync(run, "--allow=reporting", "--seconds=3", capsys=capsys)
+    assert code == 1
+    assert error in found[0]["error"]
+
+
+def test_a_writer_goes_on_whatever_place_it_has_among_the_others(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    run = make_run(tmp_path / "run", *map(writer, paths[:2]))
+    send = lambda: tracking.start(run, directory.read_config(run).writers, pytest.fail, ["reporting"])(30)
+    send()
+    before = {path.name: path.read_bytes() for path in (run / cursors.FOLDER).glob("*.json")}
+    # The second moves up, before a new one; then the first comes back, last.
+    for order in ([1, 2], [1, 2, 0]):
+        found = configs.freeze({"num_steps": STEPS, "seed": 0, "writers": [writer(paths[n]) for n in order]})
+        files.write_text(run / directory.CONFIG, configs.to_json(found))
+        send()
+    assert [steps_in(path) for path in paths] == [list(range(1, STEPS + 1))] * 3
+    now = {path.name: path.read_bytes() for path in (run / cursors.FOLDER).glob("*.json")}
+    assert before.items() <= now.items()
+    assert len(now) == 3
+
+
+def test_the_same_writer_twice_is_refused():
+    twice = configs.freeze({"writers": [writer("a"), writer("b"), writer("a")]}).writers
+    with pytest.raises(UsageError, match=r"config\.writers\.2: is config\.writers\.0 once more; give each once"):
+        cursors.tasks(twice)
+
+
 def test_sync_calls_only_what_it_may(tmp_path, capsys):
     run = make_run(tmp_path / "run", writer(tmp_path / "out"))
     before = sorted(run.rglob("*"))
