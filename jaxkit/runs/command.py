@@ -153,9 +153,9 @@ def run(
 
     for name in (watchdog.ENVIRONMENT, process.STOP_SECONDS):
         process.seconds_of(name)
-    together.check_same_config(config)
     process.check_asked()
     built = compose(recipe, config)
+    together.check_same_config(config)
     # The preflight and the loop trace them once between them.
     init, update, evaluate = (jax.jit(part) for part in (built.init, built.update, built.evaluate))
     built = built._replace(init=init, update=update, evaluate=evaluate)

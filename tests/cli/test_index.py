@@ -214,7 +214,10 @@ def test_a_name_that_is_no_text_is_listed(few, command):
 
 
 def test_what_lies_in_a_run_or_too_deep_or_hidden_is_no_run(few, made):
-    made(few / "a/checkpoints/copy")
+    # As a hand puts it there.
+    made(few / "copy")
+    (few / "a/checkpoints").mkdir(exist_ok=True)
+    shutil.move(few / "copy", few / "a/checkpoints/copy")
     made(few / ".trash/run")
     made(few / "1/2/3")
     made(few / "1/2/x/4")
