@@ -59,8 +59,8 @@ def ledger(
     log_every, num_steps = config.log_every, config.num_steps
     evaluations: dict[str, Metrics] = {}
     warned: list[int] = []
-    # The newest fold that was another than the one before, and its step; what was said of it.
-    still, said = (-1, 0), list[int]()
+    # The newest fold that was another than the one before, and its step; whether something was said of it.
+    still, told = (-1, 0), False
     # Which row says that the run must end, and why.
     ends: list[tuple[int, stopping.Diverged]] = []
     rows: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
@@ -74,11 +74,11 @@ def ledger(
 
     def look_at(step: int, fold: int) -> None:
         """Says once that no step changes anything: a schedule that ends before the run leaves a rate of 0."""
-        nonlocal still
+        nonlocal still, told
         if fold != still[0]:
             still = fold, step
-        elif step - still[1] >= STILL and STILL not in said:
-            said.append(STILL)
+        elif step - still[1] >= STILL and not told:
+            told = True
             progress.message(
                 f"warning: the parameters are those of step {still[1]} still at step {step}; does the schedule of"
                 " the learning rate end before the run?"

@@ -69,8 +69,7 @@ def send(job: Job) -> None:
                     f"{text}; the record has what is missed here, `jaxkit sync {job.run}` sends it at the latest"
                 )
             said = True
-            # What cannot be written is not kept either.
-            with contextlib.suppress(OSError, TypeError, ValueError):
+            with contextlib.suppress(OSError):
                 save((cursor or cursors.new(job.task))._replace(error=text))
         if last:
             return
